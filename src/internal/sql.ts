@@ -1,0 +1,40 @@
+/**
+ * How every operation reaches the database.
+ */
+import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import { SqlClient } from "effect/sql/SqlClient"
+import type { Fragment } from "effect/sql/Statement"
+import { StatementClock } from "../StatementClock.ts"
+
+/**
+ * The caller's client without its name transforms: they would rewrite our column names, and the keys inside `jsonb`
+ * payloads.
+ */
+export const client: Effect.Effect<SqlClient, never, SqlClient> = SqlClient.useSync((sql) => sql.withoutTransforms())
+
+/** The client and the two instants of a statement. */
+export interface Clocked {
+  readonly sql: SqlClient
+  /** When the statement began: due tests, new leases, the base of a retry, what is written as the time of an event. */
+  readonly instant: Fragment
+  /** Now, asked again at each evaluation: is this lease live, after its row lock is held. */
+  readonly clock: Fragment
+}
+
+/** {@link client} with the instants that `StatementClock` chooses. Never `now()`, which is the start of the caller's transaction. */
+export const clocked: Effect.Effect<Clocked, never, SqlClient> = Effect.gen(function* () {
+  const sql = yield* client
+  if ((yield* StatementClock) === "database") {
+    return { sql, instant: sql.literal("statement_timestamp()"), clock: sql.literal("clock_timestamp()") }
+  }
+  const at = sql`${yield* DateTime.nowAsDate}::timestamptz`
+  return { sql, instant: at, clock: at }
+})
+
+/** Whether the fiber is inside a transaction of `sql`. */
+export const inTransaction = (sql: SqlClient): Effect.Effect<boolean> =>
+  Effect.contextWith((context: Context.Context<never>) =>
+    Effect.succeed(Context.getOrUndefined(context, sql.transactionService) !== undefined)
+  )
