@@ -1,0 +1,407 @@
+/**
+ * The catalogue of job types: what a new job gets when it is not given, whether new jobs are taken, and when failures are
+ * retried. Existing jobs keep what they were given; the retry policy applies to them as it is when they fail.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type { SqlClient } from "effect/sql/SqlClient"
+import * as Args from "./internal/arguments.ts"
+import { invalidLimit } from "./internal/page.ts"
+import * as Sql from "./internal/sql.ts"
+import { mayWait, patience } from "./internal/waiting.ts"
+import { DefinitionRow, definitionColumns, type JobDefinition } from "./JobDefinition.ts"
+import { maxCodeBytes, maxTypeBytes } from "./jobs/limits.ts"
+import { type QueryError, reading, writing } from "./QueryError.ts"
+import { InvalidArgument, type InvalidPagination, type ReadReason, Unavailable, type WriteReason } from "./Reason.ts"
+
+export { JobDefinition } from "./JobDefinition.ts"
+
+/**
+ * When a failed attempt is tried again: after `initial`, then `factor` times as long each time, at most `max`; spread at
+ * random by `jitter`, a fraction of the delay in both directions. Default: 10 s, 20 s, 40 s, ... up to 5 minutes, spread by a
+ * tenth.
+ */
+export interface RetryPolicy {
+  /** 1 ms to 24 days. Default: 10 seconds. */
+  readonly initial?: Duration.Input | undefined
+  /** 1 to 100. Default: 2. */
+  readonly factor?: number | undefined
+  /** At least `initial`, at most 24 days. Default: 5 minutes, or `initial` if that is longer. */
+  readonly max?: Duration.Input | undefined
+  /** 0 to 1. Default: 0.1. */
+  readonly jitter?: number | undefined
+  /** Exact delays for failure codes, of 1 ms to 24 days: neither grown nor spread. */
+  readonly overrides?: Readonly<Record<string, Duration.Input>> | undefined
+}
+
+/** What can be declared about a job type. */
+export interface DefinitionSettings {
+  /** The version of the contract: at least 1, the default. */
+  readonly version?: number | undefined
+  /** How many attempts a run has: at least 1. Default: 3. */
+  readonly maxAttempts?: number | undefined
+  /** How long an attempt may run, rounded up to seconds: at least 1 second. Default: 5 minutes. */
+  readonly timeout?: Duration.Input | undefined
+  /** -100 to 100, the default 0; higher goes first. */
+  readonly priority?: number | undefined
+  /** Whether new jobs are taken. Default: true. */
+  readonly isEnabled?: boolean | undefined
+  readonly retry?: RetryPolicy | undefined
+}
+
+/** What {@link upsert}, {@link insertIfMissing} and {@link update} can fail with. */
+export type DefinitionWriteReason = InvalidArgument | WriteReason
+
+/**
+ * Declares a job type, or replaces its declaration: settings that are left out get their defaults. Writes nothing, not even
+ * `updatedAt`, if nothing differs.
+ *
+ * Fails with `InvalidArgument`, `Unavailable` (another transaction held the declaration for five seconds), or what any write
+ * can fail with. Locks and writes the row of `job_definitions`.
+ *
+ * @example
+ * ```ts
+ * import { JobDefinitions } from "effect-runledger"
+ *
+ * const declared = JobDefinitions.upsert("email.send", {
+ *   maxAttempts: 5,
+ *   timeout: "30 seconds",
+ *   retry: { initial: "5 seconds", overrides: { "smtp.throttled": "2 minutes" } }
+ * })
+ * ```
+ */
+export const upsert: (
+  jobType: string,
+  settings?: DefinitionSettings
+) => Effect.Effect<JobDefinition, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn("JobDefinitions.upsert")(
+  function* (jobType: string, settings?: DefinitionSettings) {
+    const record = yield* encode(jobType, settings ?? {})
+    for (let round = 0; round < maxRounds; round++) {
+      const [row] = yield* mayWait(upsertOnce(record))
+      if (row !== undefined) return yield* decodeDefinition(row)
+    }
+    return yield* new Unavailable({ origin: "busy" })
+  },
+  writing("JobDefinitions.upsert")
+)
+
+const maxRounds = 5
+
+// No row: another transaction inserted an equal declaration while this statement waited for it, so it is not in the snapshot.
+const upsertOnce = Effect.fnUntraced(function* (record: string) {
+  const { sql, instant } = yield* Sql.clocked
+  return yield* sql`
+    WITH input AS MATERIALIZED (
+      SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
+      FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
+    ), written AS (
+      INSERT INTO runledger.job_definitions AS d (${sql.literal(settingColumns)}, created_at, updated_at)
+      SELECT ${sql.literal(settingColumns)}, at, at FROM input
+      ON CONFLICT (job_type) DO UPDATE SET
+        version = EXCLUDED.version,
+        max_attempts = EXCLUDED.max_attempts,
+        default_timeout_seconds = EXCLUDED.default_timeout_seconds,
+        default_priority = EXCLUDED.default_priority,
+        is_enabled = EXCLUDED.is_enabled,
+        retry_initial_ms = EXCLUDED.retry_initial_ms,
+        retry_factor = EXCLUDED.retry_factor,
+        retry_max_ms = EXCLUDED.retry_max_ms,
+        retry_jitter = EXCLUDED.retry_jitter,
+        retry_overrides = EXCLUDED.retry_overrides,
+        updated_at = EXCLUDED.updated_at
+      WHERE (
+        d.version, d.max_attempts, d.default_timeout_seconds, d.default_priority, d.is_enabled, d.retry_initial_ms,
+        d.retry_factor, d.retry_max_ms, d.retry_jitter, d.retry_overrides
+      ) IS DISTINCT FROM (
+        EXCLUDED.version, EXCLUDED.max_attempts, EXCLUDED.default_timeout_seconds, EXCLUDED.default_priority,
+        EXCLUDED.is_enabled, EXCLUDED.retry_initial_ms, EXCLUDED.retry_factor, EXCLUDED.retry_max_ms,
+        EXCLUDED.retry_jitter, EXCLUDED.retry_overrides
+      )
+      RETURNING ${sql.literal(definitionColumns)}
+    ), stored AS (
+      SELECT * FROM written
+      UNION ALL
+      SELECT ${sql.literal(definitionColumns)}
+      FROM runledger.job_definitions d
+      WHERE d.job_type = (SELECT job_type FROM input) AND NOT EXISTS (SELECT FROM written)
+    )
+    SELECT s.*, i.callers_lock_timeout FROM stored s CROSS JOIN input i
+  `
+})
+
+/**
+ * Declares a job type unless it is declared already; an existing declaration is left as it is. Returns whether it was new.
+ *
+ * Fails, locks and writes as {@link upsert}.
+ *
+ * @example
+ * ```ts
+ * import { JobDefinitions } from "effect-runledger"
+ *
+ * const isNew = JobDefinitions.insertIfMissing("email.send", { maxAttempts: 5 })
+ * ```
+ */
+export const insertIfMissing: (
+  jobType: string,
+  settings?: DefinitionSettings
+) => Effect.Effect<boolean, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn("JobDefinitions.insertIfMissing")(
+  function* (jobType: string, settings?: DefinitionSettings) {
+    const record = yield* encode(jobType, settings ?? {})
+    const [row] = yield* mayWait(
+      Effect.flatMap(
+        Sql.clocked,
+        ({ sql, instant }) => sql`
+          WITH input AS MATERIALIZED (
+            SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
+            FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
+          ), inserted AS (
+            INSERT INTO runledger.job_definitions (${sql.literal(settingColumns)}, created_at, updated_at)
+            SELECT ${sql.literal(settingColumns)}, at, at FROM input
+            ON CONFLICT (job_type) DO NOTHING
+            RETURNING job_type
+          )
+          SELECT EXISTS (SELECT FROM inserted) AS inserted, callers_lock_timeout FROM input
+        `
+      )
+    )
+    return row?.inserted === true
+  },
+  writing("JobDefinitions.insertIfMissing")
+)
+
+/**
+ * Changes the settings that are given and keeps the others; the version stays. `None` if the type is not declared.
+ *
+ * Fails with `InvalidArgument` (also if the retry policy that results is not valid), `Unavailable` (another transaction held
+ * the declaration for five seconds), or what any write can fail with. Locks and writes the row of `job_definitions`.
+ *
+ * @example
+ * ```ts
+ * import { JobDefinitions } from "effect-runledger"
+ *
+ * const paused = JobDefinitions.update("email.send", { isEnabled: false })
+ * ```
+ */
+export const update: (
+  jobType: string,
+  changes: Omit<DefinitionSettings, "version">
+) => Effect.Effect<Option.Option<JobDefinition>, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn(
+  "JobDefinitions.update"
+)(function* (jobType: string, changes: Omit<DefinitionSettings, "version">) {
+  const record = yield* encodeGiven(jobType, changes)
+  const [row] = yield* mayWait(
+    Effect.flatMap(
+      Sql.clocked,
+      ({ sql, instant }) => sql`
+        WITH input AS MATERIALIZED (
+          SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
+          FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
+        ), written AS (
+          UPDATE runledger.job_definitions d
+          SET
+            max_attempts = COALESCE(i.max_attempts, d.max_attempts),
+            default_timeout_seconds = COALESCE(i.default_timeout_seconds, d.default_timeout_seconds),
+            default_priority = COALESCE(i.default_priority, d.default_priority),
+            is_enabled = COALESCE(i.is_enabled, d.is_enabled),
+            retry_initial_ms = COALESCE(i.retry_initial_ms, d.retry_initial_ms),
+            retry_factor = COALESCE(i.retry_factor, d.retry_factor),
+            -- the longest delay grows with the first, unless it is given too
+            retry_max_ms = COALESCE(i.retry_max_ms, GREATEST(d.retry_max_ms, i.retry_initial_ms)),
+            retry_jitter = COALESCE(i.retry_jitter, d.retry_jitter),
+            retry_overrides = COALESCE(i.retry_overrides, d.retry_overrides),
+            updated_at = i.at
+          FROM input i
+          WHERE d.job_type = i.job_type
+            AND COALESCE(i.retry_initial_ms, d.retry_initial_ms)
+              <= COALESCE(i.retry_max_ms, GREATEST(d.retry_max_ms, i.retry_initial_ms))
+          RETURNING d.*
+        )
+        SELECT
+          EXISTS (SELECT FROM runledger.job_definitions d WHERE d.job_type = i.job_type) AS is_declared,
+          i.callers_lock_timeout,
+          w.*
+        FROM input i
+        LEFT JOIN (SELECT ${sql.literal(definitionColumns)} FROM written) w ON true
+      `
+    )
+  )
+  if (row === undefined || typeof row.job_type !== "string") {
+    return row?.is_declared === true
+      ? yield* invalid("retry.max", "must not be shorter than retry.initial")
+      : Option.none()
+  }
+  return Option.some(yield* decodeDefinition(row))
+}, writing("JobDefinitions.update"))
+
+/**
+ * Reads a declaration; `None` if the type is not declared. Fails with `InvalidArgument` (blank or over-long type) or what any
+ * read can fail with. Locks nothing.
+ *
+ * @example
+ * ```ts
+ * import { JobDefinitions } from "effect-runledger"
+ *
+ * const declared = JobDefinitions.get("email.send")
+ * ```
+ */
+export const get: (
+  jobType: string
+) => Effect.Effect<Option.Option<JobDefinition>, QueryError<InvalidArgument | ReadReason>, SqlClient> = Effect.fn(
+  "JobDefinitions.get"
+)(function* (jobType: string) {
+  const refused = Args.name("jobType", jobType, maxTypeBytes)
+  if (refused !== undefined) return yield* refused
+  const sql = yield* Sql.client
+  const [row] = yield* sql`
+    SELECT ${sql.literal(definitionColumns)} FROM runledger.job_definitions WHERE job_type = ${jobType}
+  `
+  return row === undefined ? Option.none() : Option.some(yield* decodeDefinition(row))
+}, reading("JobDefinitions.get"))
+
+/** Which page of declarations. */
+export interface ListOptions {
+  /** A part of the type, in any case. Nothing in it is a wildcard. */
+  readonly contains?: string | undefined
+  /** 1 to 1,000 rows; default 100. */
+  readonly limit?: number | undefined
+  /** The last type of the page before. */
+  readonly after?: string | undefined
+}
+
+/**
+ * Lists declarations by type, a page at a time. Fails with `InvalidPagination` (limit), `InvalidArgument` (texts), or what any
+ * read can fail with. Locks nothing.
+ *
+ * @example
+ * ```ts
+ * import { JobDefinitions } from "effect-runledger"
+ *
+ * const mail = JobDefinitions.list({ contains: "email" })
+ * ```
+ */
+export const list: (
+  options?: ListOptions
+) => Effect.Effect<
+  ReadonlyArray<JobDefinition>,
+  QueryError<InvalidArgument | InvalidPagination | ReadReason>,
+  SqlClient
+> = Effect.fn("JobDefinitions.list")(function* ({ contains, limit = 100, after }: ListOptions = {}) {
+  const refused =
+    invalidLimit(limit) ??
+    (contains === undefined ? undefined : Args.name("contains", contains, maxTypeBytes)) ??
+    (after === undefined ? undefined : Args.name("after", after, maxTypeBytes))
+  if (refused !== undefined) return yield* refused
+  const sql = yield* Sql.client
+  const rows = yield* sql`
+    SELECT ${sql.literal(definitionColumns)}
+    FROM runledger.job_definitions
+    WHERE true
+      ${contains === undefined ? sql.literal("") : sql`AND position(lower(${contains}) IN lower(job_type)) > 0`}
+      ${after === undefined ? sql.literal("") : sql`AND job_type > ${after}`}
+    ORDER BY job_type
+    LIMIT ${limit}
+  `
+  return yield* decodeDefinitions(rows)
+}, reading("JobDefinitions.list"))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checking, encoding, decoding
+// ---------------------------------------------------------------------------------------------------------------------
+
+const decodeDefinition = Schema.decodeUnknownEffect(DefinitionRow)
+const decodeDefinitions = Schema.decodeUnknownEffect(Schema.Array(DefinitionRow))
+
+const settingColumns = `
+  job_type, version, max_attempts, default_timeout_seconds, default_priority, is_enabled, retry_initial_ms, retry_factor,
+  retry_max_ms, retry_jitter, retry_overrides`
+
+const recordColumns = `
+  job_type text, version integer, max_attempts integer, default_timeout_seconds integer, default_priority integer,
+  is_enabled boolean, retry_initial_ms integer, retry_factor float8, retry_max_ms integer, retry_jitter float8,
+  retry_overrides jsonb`
+
+const invalid = (argument: string, rule: string) => new InvalidArgument({ argument, rule })
+
+const delayRule = "must last between 1 and 2,147,483,647 milliseconds"
+
+const encodeGiven = Effect.fnUntraced(function* (
+  jobType: string,
+  settings: DefinitionSettings
+): Effect.fn.Return<string, InvalidArgument> {
+  const { version, maxAttempts, timeout, priority, retry } = settings
+  const timeoutMillis = timeout === undefined ? undefined : Args.millis(timeout)
+  const timeoutSeconds = timeoutMillis === undefined ? undefined : Math.ceil(timeoutMillis / 1000)
+  const refused =
+    Args.name("jobType", jobType, maxTypeBytes) ??
+    (version === undefined ? undefined : Args.integer("version", version, 1)) ??
+    (maxAttempts === undefined ? undefined : Args.integer("maxAttempts", maxAttempts, 1)) ??
+    (timeout === undefined ? undefined : Args.integer("timeout", timeoutSeconds ?? Number.NaN, 1)) ??
+    (priority === undefined ? undefined : Args.integer("priority", priority, -100, 100))
+  if (refused !== undefined) return yield* refused
+
+  const delay = (
+    argument: string,
+    input: Duration.Input | undefined
+  ): Effect.Effect<number | undefined, InvalidArgument> => {
+    if (input === undefined) return Effect.succeed(undefined)
+    const millis = Args.millis(input)
+    return millis === undefined || millis < 1 || millis > Args.maxInt
+      ? Effect.fail(invalid(argument, delayRule))
+      : Effect.succeed(millis)
+  }
+  const initial = yield* delay("retry.initial", retry?.initial)
+  const max = yield* delay("retry.max", retry?.max)
+  if (initial !== undefined && max !== undefined && max < initial) {
+    return yield* invalid("retry.max", "must not be shorter than retry.initial")
+  }
+  if (retry?.factor !== undefined && !(retry.factor >= 1 && retry.factor <= 100)) {
+    return yield* invalid("retry.factor", "must be between 1 and 100")
+  }
+  if (retry?.jitter !== undefined && !(retry.jitter >= 0 && retry.jitter <= 1)) {
+    return yield* invalid("retry.jitter", "must be between 0 and 1")
+  }
+  let overrides: Record<string, number | undefined> | undefined
+  if (retry?.overrides !== undefined) {
+    overrides = {}
+    for (const [code, input] of Object.entries(retry.overrides)) {
+      const blank = Args.name("retry.overrides", code, maxCodeBytes)
+      if (blank !== undefined) return yield* blank
+      overrides[code] = yield* delay("retry.overrides", input)
+    }
+  }
+  return JSON.stringify({
+    job_type: jobType,
+    version,
+    max_attempts: maxAttempts,
+    default_timeout_seconds: timeoutSeconds,
+    default_priority: priority,
+    is_enabled: settings.isEnabled,
+    retry_initial_ms: initial,
+    retry_factor: retry?.factor,
+    retry_max_ms: max,
+    retry_jitter: retry?.jitter,
+    retry_overrides: overrides
+  })
+})
+
+/** With the defaults of the schema for what is not given. */
+const encode = (jobType: string, settings: DefinitionSettings): Effect.Effect<string, InvalidArgument> => {
+  const initial = settings.retry?.initial ?? "10 seconds"
+  const initialMillis = Args.millis(initial) ?? 0
+  return encodeGiven(jobType, {
+    version: settings.version ?? 1,
+    maxAttempts: settings.maxAttempts ?? 3,
+    timeout: settings.timeout ?? "5 minutes",
+    priority: settings.priority ?? 0,
+    isEnabled: settings.isEnabled ?? true,
+    retry: {
+      initial,
+      factor: settings.retry?.factor ?? 2,
+      max: settings.retry?.max ?? Duration.millis(Math.max(300_000, initialMillis)),
+      jitter: settings.retry?.jitter ?? 0.1,
+      overrides: settings.retry?.overrides ?? {}
+    }
+  })
+}

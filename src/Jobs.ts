@@ -1,0 +1,17 @@
+/**
+ * What may happen to a job. Each operation is an Effect that needs a `SqlClient`, joins the caller's transaction, and lists
+ * in its type everything that can go wrong.
+ *
+ * Locks: an operation locks rows of `job_queue` only, `FOR NO KEY UPDATE`, in the order of their ids, and skips what others
+ * hold. Only an enqueue with a key may wait for another transaction, for at most five seconds.
+ */
+export { type ClaimedJob, type FailureKind, JobId, JobRecord, type Lease, type Stage, type Status } from "./Job.ts"
+export * from "./jobs/cancel.ts"
+export * from "./jobs/claim.ts"
+export * from "./jobs/complete.ts"
+export * from "./jobs/enqueue.ts"
+export * from "./jobs/lease.ts"
+export * from "./jobs/ledger.ts"
+export * from "./jobs/read.ts"
+export { type Reaped, type ReapedLease, type ReapOptions, type ReapReason, reapExpiredLeases } from "./jobs/reap.ts"
+export { type ReleaseOptions, type ReleaseReason, releaseUnstarted } from "./jobs/release.ts"

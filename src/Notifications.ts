@@ -1,0 +1,64 @@
+/**
+ * Waking up workers after something became due.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type { SqlClient } from "effect/sql/SqlClient"
+import { sleepLive } from "./internal/busy.ts"
+import * as Sql from "./internal/sql.ts"
+
+/** The channel on which job types are named that have something due. */
+export const channel = "runledger_jobs"
+
+/**
+ * How often, at most, this process notifies of one job type, in milliseconds; 0 turns notifications off. Commits that notify
+ * are serialised by PostgreSQL, so a notification in every enqueue would cost a third of its throughput.
+ */
+export const NotifyInterval = Context.Reference<number>("effect-runledger/NotifyInterval", { defaultValue: () => 100 })
+
+// Per client, the types whose sender is at work, and whether they became due again since it last sent.
+const senders = new WeakMap<object, Map<string, { again: boolean }>>()
+
+/**
+ * Says that jobs of these types became due, once the caller's transaction has committed. The first of a burst is sent at
+ * once, the last after at most one interval, so the end of a burst is never silent.
+ *
+ * Only marks the types and forks the senders: an `afterCommit` callback runs uninterruptibly and holds up the transaction
+ * that it belongs to, so it never awaits a statement. A notification that fails is dropped: it costs one poll interval.
+ */
+export const markDue = Effect.fnUntraced(function* (
+  jobTypes: Iterable<string>
+): Effect.fn.Return<void, never, SqlClient> {
+  const interval = yield* NotifyInterval
+  if (interval <= 0) return
+  const sql = yield* Sql.client
+  yield* sql.afterCommit(
+    Effect.forEach(new Set(jobTypes), (jobType) => mark(sql, jobType, interval), { discard: true })
+  )
+})
+
+const mark = (sql: SqlClient, jobType: string, interval: number): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    // the copies that a client makes of itself share this key
+    const types = senders.get(sql.transactionService) ?? new Map<string, { again: boolean }>()
+    senders.set(sql.transactionService, types)
+    const busy = types.get(jobType)
+    if (busy !== undefined) {
+      busy.again = true
+      return Effect.void
+    }
+    const state = { again: false }
+    types.set(jobType, state)
+    const send = Effect.suspend(() => {
+      state.again = false
+      return Effect.andThen(Effect.ignore(sql`SELECT pg_notify(${channel}, ${jobType})`), sleepLive(interval))
+    })
+    return send.pipe(
+      Effect.repeat({ while: () => state.again }),
+      Effect.ensuring(Effect.sync(() => types.delete(jobType))),
+      Effect.withTracerEnabled(false),
+      Effect.updateContext((context: Context.Context<never>) => Context.omit(sql.transactionService)(context)),
+      Effect.forkDetach,
+      Effect.asVoid
+    )
+  })

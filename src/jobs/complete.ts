@@ -1,0 +1,409 @@
+import * as DateTime from "effect/DateTime"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import type { Json } from "effect/Schema"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Args from "../internal/arguments.ts"
+import { askUntilFree } from "../internal/busy.ts"
+import { type NotReadCommitted, readCommitted } from "../internal/isolation.ts"
+import * as JsonText from "../internal/json.ts"
+import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
+import { FailureKind, type Lease } from "../Job.ts"
+import { markDue } from "../Notifications.ts"
+import { type QueryError, writing } from "../QueryError.ts"
+import {
+  type ConstraintViolation,
+  InvalidArgument,
+  InvalidCompletionProgress,
+  InvalidContinuationDelay,
+  InvalidRetryTiming,
+  type LeaseOwnerMismatch,
+  type QueryFailed,
+  type Reason,
+  type Unavailable,
+  type UnsupportedIsolation,
+  type WorkflowManaged,
+  type WriteReason
+} from "../Reason.ts"
+import { type Continued, continueWith, type EncodedContinuation } from "./continuation.ts"
+import { type EncodedFailure, type FailureDisposition, fail } from "./failure.ts"
+import { answerFor, invalidLease } from "./fence.ts"
+import { maxBatch, maxCodeBytes } from "./limits.ts"
+import { isProgress } from "./progress.ts"
+import { type EncodedSuccess, type Succeeded, succeed } from "./success.ts"
+
+export type { Continued } from "./continuation.ts"
+export type { DeadLettered, FailureDisposition, RetryScheduled } from "./failure.ts"
+export type { Succeeded } from "./success.ts"
+
+/** What a finished job leaves. What is left out stays as it is, except the output, which is then none. */
+export interface SuccessOptions {
+  /** The result: any JSON of at most 2 MiB. */
+  readonly output?: Json | undefined
+  readonly done?: number | undefined
+  readonly total?: number | undefined
+  /** Any JSON of at most 2 MiB. */
+  readonly checkpoint?: Json | undefined
+}
+
+/** How an attempt failed. */
+export interface FailureOptions {
+  /** `TERMINAL` and `PANICKED` end in the dead letters at once; the others when the attempts are used up. */
+  readonly kind: FailureKind
+  /** A stable code, not blank, at most 255 bytes; the definition's retry policy may have a delay of its own for it. */
+  readonly code: string
+  /** For people. At most 16,384 characters are kept; what PostgreSQL cannot store is replaced. */
+  readonly message: string
+  /**
+   * The earliest time of a retry, as a delay of at most 24 days or as an instant: a lower bound, which can delay the policy's
+   * time but never shorten it.
+   */
+  readonly retryNotBefore?: { readonly delay: Duration.Input } | { readonly at: DateTime.Utc } | undefined
+}
+
+/** When and with what the next slice of the work begins. */
+export interface ContinuationOptions {
+  /** 0 (the default) to 36,525 days, rounded up to milliseconds. */
+  readonly delay?: Duration.Input | undefined
+  readonly done?: number | undefined
+  readonly total?: number | undefined
+  /** Any JSON of at most 2 MiB. */
+  readonly checkpoint?: Json | undefined
+}
+
+/** How one attempt of a batch ended. */
+export type Completion =
+  | ({ readonly _tag: "Success"; readonly lease: Lease } & SuccessOptions)
+  | ({ readonly _tag: "Failure"; readonly lease: Lease } & FailureOptions)
+  | ({ readonly _tag: "Continuation"; readonly lease: Lease } & ContinuationOptions)
+
+/** What became of one attempt of a batch. */
+export type Completed = Succeeded | FailureDisposition | Continued
+
+/** What every completion can fail with. */
+type CommonReason = InvalidArgument | LeaseOwnerMismatch | UnsupportedIsolation | WorkflowManaged | WriteReason
+
+/** What {@link completeSuccess} can fail with. */
+export type SuccessReason = CommonReason | InvalidCompletionProgress
+
+/** What {@link completeFailure} can fail with. */
+export type FailureReason = CommonReason | InvalidRetryTiming
+
+/** What {@link completeContinuation} can fail with. */
+export type ContinuationReason = CommonReason | InvalidCompletionProgress | InvalidContinuationDelay
+
+/** What {@link completeMany} can fail with as a whole: a malformed batch, before anything is sent, or the database. */
+export type CompleteManyReason =
+  | InvalidArgument
+  | InvalidCompletionProgress
+  | InvalidContinuationDelay
+  | InvalidRetryTiming
+  | UnsupportedIsolation
+  | WriteReason
+
+/** What one row of {@link completeMany} can be told. */
+export type CompletionRefusal =
+  | LeaseOwnerMismatch
+  | InvalidCompletionProgress
+  | WorkflowManaged
+  | Unavailable
+  | ConstraintViolation
+  | QueryFailed
+
+/**
+ * Finishes a job: `SUCCEEDED`, with its output.
+ *
+ * Inside the handler's own transaction, job and rows commit together, exactly once. The lease is judged when this runs;
+ * from then on the row lock keeps the job, so a commit after the expiry is valid.
+ *
+ * Fails with `LeaseOwnerMismatch` (not held, or expired), `Unavailable` (the row stayed locked for two seconds),
+ * `InvalidCompletionProgress` (alone or together with what is stored), `WorkflowManaged`, `InvalidArgument` (lease or JSON),
+ * `UnsupportedIsolation`, or what any write can fail with. After `OutcomeUnknown`, `Jobs.attempts` tells whether it happened.
+ *
+ * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job and attempt.
+ *
+ * @example
+ * ```ts
+ * import { Jobs } from "effect-runledger"
+ *
+ * declare const lease: Jobs.Lease
+ * const finished = Jobs.completeSuccess(lease, { output: { messageId: "42" } })
+ * ```
+ */
+export const completeSuccess: (
+  lease: Lease,
+  options?: SuccessOptions
+) => Effect.Effect<Succeeded, QueryError<SuccessReason>, SqlClient> = Effect.fn("Jobs.completeSuccess")(function* (
+  lease: Lease,
+  options?: SuccessOptions
+) {
+  yield* wellFormed([lease])
+  return yield* one(yield* encodeSuccess({ lease, ...options }), succeed)
+}, writing("Jobs.completeSuccess"))
+
+/**
+ * Ends an attempt as failed. The job is retried when its definition's policy says, or ends in the dead letters: at once for
+ * `TERMINAL` and `PANICKED`, else when its attempts are used up.
+ *
+ * Fails with `LeaseOwnerMismatch`, `Unavailable`, `WorkflowManaged`, `UnsupportedIsolation` and what any write can fail with
+ * as {@link completeSuccess} does; with `InvalidRetryTiming` for a lower bound that cannot be represented, and
+ * `InvalidArgument` (lease, kind or code).
+ *
+ * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job, attempt and dead letter.
+ *
+ * @example
+ * ```ts
+ * import { Jobs } from "effect-runledger"
+ *
+ * declare const lease: Jobs.Lease
+ * const failed = Jobs.completeFailure(lease, {
+ *   kind: "RETRYABLE",
+ *   code: "smtp.throttled",
+ *   message: "421 try again later",
+ *   retryNotBefore: { delay: "2 minutes" }
+ * })
+ * ```
+ */
+export const completeFailure: (
+  lease: Lease,
+  options: FailureOptions
+) => Effect.Effect<FailureDisposition, QueryError<FailureReason>, SqlClient> = Effect.fn("Jobs.completeFailure")(
+  function* (lease: Lease, options: FailureOptions) {
+    yield* wellFormed([lease])
+    return yield* one(yield* encodeFailure({ lease, ...options }), fail)
+  },
+  writing("Jobs.completeFailure")
+)
+
+/**
+ * Ends an attempt as one slice of longer work: the job goes back to the queue as its next run, with fresh attempts, keeping
+ * progress and checkpoint. Continuations are not limited by the number of attempts.
+ *
+ * Fails with `LeaseOwnerMismatch`, `Unavailable`, `WorkflowManaged`, `InvalidCompletionProgress`, `UnsupportedIsolation` and
+ * what any write can fail with as {@link completeSuccess} does; with `InvalidContinuationDelay`, and `InvalidArgument`
+ * (lease or checkpoint).
+ *
+ * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job, attempt and event.
+ *
+ * @example
+ * ```ts
+ * import { Jobs } from "effect-runledger"
+ *
+ * declare const lease: Jobs.Lease
+ * const sliced = Jobs.completeContinuation(lease, { checkpoint: { page: 7 }, delay: "10 seconds" })
+ * ```
+ */
+export const completeContinuation: (
+  lease: Lease,
+  options?: ContinuationOptions
+) => Effect.Effect<Continued, QueryError<ContinuationReason>, SqlClient> = Effect.fn("Jobs.completeContinuation")(
+  function* (lease: Lease, options?: ContinuationOptions) {
+    yield* wellFormed([lease])
+    const item = yield* encodeContinuation({ lease, ...options })
+    const continued = yield* one(item, continueWith)
+    if (item.delayMillis === 0) yield* markDue([continued.jobType])
+    return continued
+  },
+  writing("Jobs.completeContinuation")
+)
+
+/**
+ * Ends up to 1,000 attempts, each as its own way says, each fenced and answered on its own, in the order given. One lost,
+ * locked or refused row does not hold up the others: a row that is locked by another transaction is asked again for two
+ * seconds and then answered `Unavailable`; if the database refuses a batch, it is halved until the row at fault is found.
+ *
+ * The whole is refused before anything is sent if any item is malformed or two name the same job, with the reasons of the
+ * single operations. Otherwise it fails with `UnsupportedIsolation` or what any write can fail with; rows of earlier
+ * statements may then be done. Inside a caller's transaction each statement runs in a savepoint.
+ *
+ * Locks and writes as the single operations, in batches of at most 8 MiB.
+ *
+ * @example
+ * ```ts
+ * import { Jobs } from "effect-runledger"
+ *
+ * declare const a: Jobs.Lease
+ * declare const b: Jobs.Lease
+ * const answers = Jobs.completeMany([
+ *   { _tag: "Success", lease: a, output: 1 },
+ *   { _tag: "Failure", lease: b, kind: "TERMINAL", code: "input.rejected", message: "no such address" }
+ * ])
+ * ```
+ */
+export const completeMany: (
+  completions: ReadonlyArray<Completion>
+) => Effect.Effect<
+  ReadonlyArray<Result.Result<Completed, CompletionRefusal>>,
+  QueryError<CompleteManyReason>,
+  SqlClient
+> = Effect.fn("Jobs.completeMany")(function* (completions: ReadonlyArray<Completion>) {
+  yield* wellFormed(completions.map(({ lease }) => lease))
+  const successes: Array<EncodedSuccess> = []
+  const failures: Array<EncodedFailure> = []
+  const continuations: Array<EncodedContinuation> = []
+  for (const completion of completions) {
+    if (completion._tag === "Success") successes.push(yield* encodeSuccess(completion))
+    else if (completion._tag === "Failure") failures.push(yield* encodeFailure(completion))
+    else continuations.push(yield* encodeContinuation(completion))
+  }
+  const answers = new Map<string, Result.Result<Completed, CompletionRefusal>>([
+    ...(yield* many(successes, succeed)),
+    ...(yield* many(failures, fail)),
+    ...(yield* many(continuations, continueWith))
+  ])
+  const due: Array<string> = []
+  for (const { lease, delayMillis } of continuations) {
+    const answer = answers.get(lease.jobId)
+    if (delayMillis === 0 && answer !== undefined && Result.isSuccess(answer) && answer.success._tag === "Continued") {
+      due.push(answer.success.jobType)
+    }
+  }
+  if (due.length > 0) yield* markDue(due)
+  return completions.map(({ lease }) => answerFor(answers, lease))
+}, writing("Jobs.completeMany"))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Running a statement for one and for many
+// ---------------------------------------------------------------------------------------------------------------------
+
+interface Item {
+  readonly lease: Lease
+}
+
+type Statement<I extends Item, A, E extends Reason> = (
+  items: ReadonlyArray<I>
+) => Effect.Effect<
+  ReadonlyMap<string, Result.Result<A, E> | "busy">,
+  SqlError | NotReadCommitted | QueryFailed,
+  SqlClient
+>
+
+const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(item: I, statement: Statement<I, A, E>) {
+  const answers = yield* askUntilFree([item], (items) => readCommitted("job.unsupported_isolation")(statement(items)))
+  return yield* Effect.fromResult(answerFor(answers, item.lease))
+})
+
+const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
+  items: ReadonlyArray<I>,
+  statement: Statement<I, A, E>
+) {
+  const answers = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed>>()
+  for (const chunk of chunksOf(items)) {
+    for (const answer of yield* askUntilFree(chunk, (left) => halving(left, statement))) answers.set(...answer)
+  }
+  return answers
+})
+
+/** Halves a batch that the database refuses until the row at fault stands alone, and answers that row. */
+const halving = <I extends Item, A, E extends Reason>(
+  items: ReadonlyArray<I>,
+  statement: Statement<I, A, E>
+): Effect.Effect<
+  Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">,
+  UnsupportedIsolation | WriteReason,
+  SqlClient
+> =>
+  savepointInCallers(readCommitted("job.unsupported_isolation")(statement(items))).pipe(
+    Effect.map((answers) => new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">(answers)),
+    Effect.catchIf(isPoisoned, (reason) => {
+      const [first] = items
+      if (items.length === 1 && first !== undefined) {
+        return Effect.succeed(new Map([[first.lease.jobId, Result.fail(reason)]]))
+      }
+      const half = Math.ceil(items.length / 2)
+      return Effect.zipWith(
+        halving(items.slice(0, half), statement),
+        halving(items.slice(half), statement),
+        (left, right) => new Map([...left, ...right])
+      )
+    })
+  )
+
+const maxStatementBytes = 8 * 1024 * 1024
+
+/** Splits by size; the number of rows is bounded already. */
+const chunksOf = <I extends object>(items: ReadonlyArray<I>): ReadonlyArray<ReadonlyArray<I>> => {
+  const chunks: Array<Array<I>> = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const item of items) {
+    let size = 0
+    for (const value of Object.values(item)) if (typeof value === "string") size += value.length
+    if (bytes + size > maxStatementBytes) {
+      chunks.push([])
+      bytes = 0
+    }
+    chunks.at(-1)?.push(item)
+    bytes += size
+  }
+  return chunks
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checking and encoding
+// ---------------------------------------------------------------------------------------------------------------------
+
+const wellFormed = (leases: ReadonlyArray<Lease>) => {
+  const invalid = Args.atMost("completions", leases.length, maxBatch) ?? invalidLease(leases)
+  return invalid === undefined ? Effect.void : Effect.fail(invalid)
+}
+
+const encodeJson = (argument: string, value: Json | undefined): Effect.Effect<string | undefined, InvalidArgument> =>
+  value === undefined
+    ? Effect.succeed(undefined)
+    : Effect.mapError(Effect.fromResult(JsonText.encode(value)), (rule) => new InvalidArgument({ argument, rule }))
+
+const encodeSuccess = Effect.fnUntraced(function* (
+  success: Item & SuccessOptions
+): Effect.fn.Return<EncodedSuccess, InvalidArgument | InvalidCompletionProgress> {
+  if (!isProgress(success)) return yield* new InvalidCompletionProgress()
+  return {
+    lease: success.lease,
+    done: success.done,
+    total: success.total,
+    checkpoint: yield* encodeJson("checkpoint", success.checkpoint),
+    output: yield* encodeJson("output", success.output)
+  }
+})
+
+const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
+const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
+
+const encodeFailure = Effect.fnUntraced(function* (
+  failure: Item & FailureOptions
+): Effect.fn.Return<EncodedFailure, InvalidArgument | InvalidRetryTiming> {
+  const invalid = FailureKind.literals.includes(failure.kind)
+    ? Args.name("code", failure.code, maxCodeBytes)
+    : new InvalidArgument({ argument: "kind", rule: `must be one of ${FailureKind.literals.join(", ")}` })
+  if (invalid !== undefined) return yield* invalid
+  const { lease, kind, code, retryNotBefore } = failure
+  let afterMillis: number | undefined
+  let notBefore: string | undefined
+  if (retryNotBefore !== undefined && "delay" in retryNotBefore) {
+    afterMillis = Args.millis(retryNotBefore.delay)
+    if (afterMillis === undefined || afterMillis < 0 || afterMillis > Args.maxInt)
+      return yield* new InvalidRetryTiming()
+    // no delay is no hint
+    if (afterMillis === 0) afterMillis = undefined
+  } else if (retryNotBefore !== undefined) {
+    if (DateTime.isGreaterThan(retryNotBefore.at, maxInstant)) return yield* new InvalidRetryTiming()
+    // an instant before any policy's time bounds nothing
+    notBefore = DateTime.isLessThan(retryNotBefore.at, minInstant) ? undefined : DateTime.formatIso(retryNotBefore.at)
+  }
+  return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
+})
+
+const maxDelay = 36_525 * 24 * 60 * 60 * 1000
+
+const encodeContinuation = Effect.fnUntraced(function* (
+  slice: Item & ContinuationOptions
+): Effect.fn.Return<EncodedContinuation, InvalidArgument | InvalidCompletionProgress | InvalidContinuationDelay> {
+  const delayMillis = Args.millis(slice.delay ?? 0)
+  if (delayMillis === undefined || delayMillis < 0 || delayMillis > maxDelay) {
+    return yield* new InvalidContinuationDelay()
+  }
+  if (!isProgress(slice)) return yield* new InvalidCompletionProgress()
+  const checkpoint = yield* encodeJson("checkpoint", slice.checkpoint)
+  return { lease: slice.lease, delayMillis, done: slice.done, total: slice.total, checkpoint }
+})

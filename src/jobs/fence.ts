@@ -1,0 +1,145 @@
+/**
+ * The fence of lease writes, shared by every statement of a lease holder.
+ *
+ * Each such statement locks first (`locked`: rows that match run, attempt and worker, in id order, SKIP LOCKED), then asks
+ * the clock (`live`), then writes by primary key. Asked the other way round, a write passes after its lease has expired,
+ * when an earlier locker rolls back: PostgreSQL does not evaluate the WHERE again then.
+ */
+import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { Row } from "effect/sql/SqlConnection"
+import type { Fragment } from "effect/sql/Statement"
+import * as Args from "../internal/arguments.ts"
+import { isReadCommitted, NotReadCommitted } from "../internal/isolation.ts"
+import type { Lease } from "../Job.ts"
+import { InvalidArgument, LeaseOwnerMismatch, QueryFailed, Unavailable, WorkflowManaged } from "../Reason.ts"
+import { maxBatch, maxWorkerBytes } from "./limits.ts"
+
+/** Whether a statement answers jobs of a workflow run itself, or leaves them to the run. */
+export type Workflows = "included" | "left to the run"
+
+/** The first rule that a batch of leases breaks: well-formed, no job twice, not too many. */
+export const invalidLease = (leases: ReadonlyArray<Lease>): InvalidArgument | undefined => {
+  const seen = new Set<string>()
+  for (const lease of leases) {
+    const invalid =
+      Args.uuid("lease.jobId", lease.jobId) ??
+      Args.integer("lease.runNumber", lease.runNumber, 1) ??
+      Args.integer("lease.attempt", lease.attempt, 1) ??
+      Args.name("lease.workerId", lease.workerId, maxWorkerBytes)
+    if (invalid !== undefined) return invalid
+    if (seen.has(lease.jobId)) return new InvalidArgument({ argument: "leases", rule: "must not name a job twice" })
+    seen.add(lease.jobId)
+  }
+  return Args.atMost("leases", leases.length, maxBatch)
+}
+
+/** The parameters of the fence: the ids, and what each row must show. */
+export const fenceOf = (items: ReadonlyArray<{ readonly lease: Lease }>) => ({
+  ids: items.map(({ lease }) => lease.jobId),
+  fence: JSON.stringify(
+    Object.fromEntries(items.map(({ lease }) => [lease.jobId, `${lease.runNumber}:${lease.attempt}:${lease.workerId}`]))
+  )
+})
+
+const matches = `q.id = ANY ((SELECT ids FROM input)::uuid[])
+        -- an expression, or the planner would take the partial index of leased rows instead of the primary key
+        AND q.status || '' = 'LEASED'
+        AND (SELECT fence FROM input) ->> q.id::text = q.run_number || ':' || q.attempt || ':' || q.worker_id`
+
+/**
+ * `locked` and `live` over `input (ids, fence, ...)`, a CTE of one row. `columns` is what the rest of the statement needs of
+ * the row. `locked` is read as it is locked, row by row, so `clock` is asked after each lock.
+ */
+export const lockedThenLive = (sql: SqlClient, clock: Fragment, workflows: Workflows, columns: string): Fragment => sql`
+    locked AS MATERIALIZED (
+      SELECT q.id, q.run_number, q.attempt, q.lease_expires_at, q.event_seq, ${sql.literal(columns)}
+      FROM runledger.job_queue q
+      WHERE ${sql.literal(matches)}
+        ${sql.literal(workflows === "included" ? "" : "AND q.workflow_run_id IS NULL")}
+        AND ${sql.literal(isReadCommitted)}
+      ORDER BY q.id
+      FOR NO KEY UPDATE SKIP LOCKED
+    ), live AS MATERIALIZED (
+      SELECT * FROM locked WHERE lease_expires_at > ${clock}
+    )`
+
+/**
+ * The answer for every id that `done` does not hold, to be united with it: (id, outcome, workflow_run_id) and `nulls` for
+ * the columns that only `done` fills.
+ *
+ * - `refused`: not in the snapshot under the fence, or locked and expired.
+ * - `busy`: in the snapshot under the fence, but not lockable. The row may have changed since: ask again.
+ * - `workflow`: the job's run alone may do this.
+ * - `live`: the name for a live row that the statement itself did not accept.
+ *
+ * A single row with outcome `isolation` says that the transaction is not READ COMMITTED.
+ */
+export const othersThanDone = (sql: SqlClient, workflows: Workflows, nulls: string, live = "refused"): Fragment =>
+  sql.literal(`
+    SELECT
+      i.id,
+      CASE
+        WHEN i.id IN (SELECT id FROM live) THEN '${live}'
+        WHEN i.id IN (SELECT id FROM locked) THEN 'refused'
+        ELSE COALESCE(seen.outcome, 'refused')
+      END,
+      seen.workflow_run_id${nulls}
+    FROM unnest((SELECT ids FROM input)) AS i (id)
+    LEFT JOIN LATERAL (
+      SELECT
+        ${workflows === "included" ? "'busy'" : "CASE WHEN q.workflow_run_id IS NULL THEN 'busy' ELSE 'workflow' END"} AS outcome,
+        q.workflow_run_id
+      FROM runledger.job_queue q
+      WHERE q.id = i.id AND ${matches}
+    ) seen ON true
+    WHERE i.id NOT IN (SELECT id FROM done)
+    UNION ALL
+    SELECT NULL, 'isolation', NULL${nulls} WHERE NOT ${isReadCommitted}`)
+
+/**
+ * The answers of a statement that ends in `done UNION ALL` {@link othersThanDone}: by job id, decoded by `decode` where it
+ * was done, `"busy"` where it has to be asked again, and by `refuse` for outcomes of the statement's own.
+ */
+export const answersOf = Effect.fnUntraced(function* <A, Own = never>(
+  rows: ReadonlyArray<Row>,
+  items: ReadonlyArray<{ readonly lease: Lease }>,
+  decode: (row: Row) => A | undefined,
+  refuse?: (outcome: string, row: Row, lease: Lease) => Own | undefined
+): Effect.fn.Return<Map<string, Result.Result<A, LeaseOwnerMismatch | Own> | "busy">, NotReadCommitted | QueryFailed> {
+  const leases = new Map(items.map(({ lease }) => [lease.jobId.toLowerCase(), lease]))
+  const answers = new Map<string, Result.Result<A, LeaseOwnerMismatch | Own> | "busy">()
+  for (const row of rows) {
+    const id = row.id
+    const outcome = row.outcome
+    if (outcome === "isolation") return yield* new NotReadCommitted()
+    const lease = Predicate.isString(id) ? leases.get(id) : undefined
+    if (lease === undefined || !Predicate.isString(outcome)) return yield* new QueryFailed({})
+    const { jobId, runNumber, attempt } = lease
+    if (outcome === "done") {
+      const value = decode(row)
+      if (value === undefined) return yield* new QueryFailed({})
+      answers.set(jobId, Result.succeed(value))
+    } else if (outcome === "busy") {
+      answers.set(jobId, "busy")
+    } else {
+      const mismatch = new LeaseOwnerMismatch({ jobId, runNumber, attempt })
+      answers.set(jobId, Result.fail(refuse?.(outcome, row, lease) ?? mismatch))
+    }
+  }
+  return answers
+})
+
+/** The refusal of an outcome `workflow`. */
+export const workflowManaged = (outcome: string, row: Row, lease: Lease): WorkflowManaged | undefined =>
+  outcome === "workflow"
+    ? new WorkflowManaged({ jobId: lease.jobId, workflowRunId: String(row.workflow_run_id) })
+    : undefined
+
+/** The answer for one item after the patience has run out for those that stayed busy. */
+export const answerFor = <A, E>(
+  answers: ReadonlyMap<string, Result.Result<A, E>>,
+  lease: Lease
+): Result.Result<A, E | Unavailable> => answers.get(lease.jobId) ?? Result.fail(new Unavailable({ origin: "busy" }))

@@ -1,0 +1,200 @@
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import * as Args from "../internal/arguments.ts"
+import { nullable } from "../internal/columns.ts"
+import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
+import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
+import * as Sql from "../internal/sql.ts"
+import { JobId } from "../Job.ts"
+import { markDue } from "../Notifications.ts"
+import { type QueryError, writing } from "../QueryError.ts"
+import { type InvalidArgument, QueryFailed, type UnsupportedIsolation, type WriteReason } from "../Reason.ts"
+import { attemptColumns } from "./attempt.ts"
+import { decodeDisposition, disposeOf, type FailureDisposition } from "./failure.ts"
+import { maxBatch } from "./limits.ts"
+import { releaseOf } from "./release.ts"
+
+/** An attempt whose lease ran out, and what became of its job. */
+export interface ReapedLease {
+  readonly jobId: JobId
+  readonly jobType: string
+  readonly organizationId: Option.Option<string>
+  readonly runNumber: number
+  readonly attempt: number
+  readonly maxAttempts: number
+  readonly workerId: string
+  /** The attempt started and never renewed its lease: its process died at once, or it blocks its event loop. */
+  readonly startedWithoutRenewal: boolean
+  readonly disposition: FailureDisposition | { readonly _tag: "Released" }
+}
+
+/** What {@link reapExpiredLeases} did. */
+export interface Reaped {
+  readonly leases: ReadonlyArray<ReapedLease>
+  /** Jobs that the database would not let us write; their leases were prolonged by 30 seconds, so that others come first. */
+  readonly postponed: ReadonlyArray<{ readonly jobId: JobId; readonly reason: WriteReason }>
+}
+
+/** What to reap. */
+export interface ReapOptions {
+  /** How many leases at most: 1 to 1,000. */
+  readonly limit: number
+}
+
+/** What {@link reapExpiredLeases} can fail with. */
+export type ReapReason = InvalidArgument | UnsupportedIsolation | WriteReason
+
+/** The failure that an expired lease counts as. */
+export const leaseExpired = { kind: "LEASE_EXPIRED", code: "job.lease_expired", message: "The lease ran out" } as const
+
+/**
+ * Ends the attempts whose leases have expired, oldest first: a prefetched claim that never started is given back, any other
+ * attempt counts as failed with `job.lease_expired` and is retried or dead-lettered by its policy.
+ *
+ * Any number of processes may reap at once: rows that others hold are skipped, and a lease that was renewed meanwhile is left
+ * alone. If the database refuses the batch, it is halved until the row at fault is found; that one is postponed.
+ *
+ * Fails with `InvalidArgument` (limit), `UnsupportedIsolation`, or what any write can fail with. Locks the jobs
+ * `FOR NO KEY UPDATE SKIP LOCKED`; writes jobs, attempts, events and dead letters.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Jobs } from "effect-runledger"
+ *
+ * const reap = Effect.map(Jobs.reapExpiredLeases({ limit: 100 }), ({ leases }) => leases.length)
+ * ```
+ */
+export const reapExpiredLeases: (options: ReapOptions) => Effect.Effect<Reaped, QueryError<ReapReason>, SqlClient> =
+  Effect.fn("Jobs.reapExpiredLeases")(function* ({ limit }: ReapOptions) {
+    const invalid = Args.integer("limit", limit, 1, maxBatch)
+    if (invalid !== undefined) return yield* invalid
+    const leases: Array<ReapedLease> = []
+    const postponed: Array<{ readonly jobId: JobId; readonly reason: WriteReason }> = []
+    let size = limit
+    for (let left = limit; left > 0; ) {
+      const round = yield* savepointInCallers(reap(Math.min(size, left))).pipe(
+        readCommitted("job.unsupported_isolation"),
+        Effect.catchIf(isPoisoned, (reason) => Effect.succeed({ reason }))
+      )
+      if (!("reason" in round)) {
+        leases.push(...round)
+        if (round.length < Math.min(size, left)) break
+        left -= round.length
+        continue
+      }
+      if (size > 1) {
+        size = Math.floor(Math.min(size, left) / 2)
+        continue
+      }
+      const jobId = yield* postpone
+      if (Option.isNone(jobId)) break
+      postponed.push({ jobId: jobId.value, reason: round.reason })
+      left -= 1
+    }
+    const due = leases.filter(({ disposition }) => disposition._tag === "Released")
+    if (due.length > 0) yield* markDue(due.map(({ jobType }) => jobType))
+    return { leases, postponed }
+  }, writing("Jobs.reapExpiredLeases"))
+
+const reap = Effect.fnUntraced(function* (
+  limit: number
+): Effect.fn.Return<ReadonlyArray<ReapedLease>, SqlError | NotReadCommitted | QueryFailed, SqlClient> {
+  const { sql, instant, clock } = yield* Sql.clocked
+  const rows = yield* sql`
+    WITH input AS MATERIALIZED (
+      SELECT ${instant} AS at
+    ), locked AS MATERIALIZED (
+      SELECT
+        q.id, q.job_type, q.organization_id, q.run_number, q.attempt, q.max_attempts, q.event_seq, q.stage,
+        q.lease_expires_at, ${sql.literal(attemptColumns)}
+      FROM runledger.job_queue q
+      WHERE q.status = 'LEASED' AND q.lease_expires_at <= (SELECT at FROM input)
+        AND q.workflow_run_id IS NULL
+        AND ${sql.literal(isReadCommitted)}
+      ORDER BY q.lease_expires_at, q.id
+      LIMIT ${limit}
+      FOR NO KEY UPDATE SKIP LOCKED
+    ), expired AS MATERIALIZED (
+      SELECT
+        l.*,
+        l.claim_origin = 'WORKER_PRESTART' AND l.attempt_started_at IS NULL AS unstarted,
+        l.attempt_started_at IS NOT NULL AND NOT l.renewed AS started_without_renewal
+      FROM locked l
+      WHERE l.lease_expires_at <= ${clock}
+    ), releasing AS MATERIALIZED (
+      SELECT e.*, 'LEASE_EXPIRED_BEFORE_RUNNING_PERSISTED' AS reason, 0 AS delay_ms FROM expired e WHERE e.unstarted
+    ), failing AS MATERIALIZED (
+      SELECT
+        e.*, ${leaseExpired.kind}::text AS kind, ${leaseExpired.code}::text AS code, ${leaseExpired.message}::text AS message,
+        NULL::timestamptz AS requested_at, 'LEASE_EXPIRED' AS ended_as
+      FROM expired e
+      WHERE NOT e.unstarted
+    ), ${releaseOf(sql)}, ${disposeOf(sql)}
+    SELECT
+      true AS is_read_committed, e.id, e.job_type, e.organization_id, e.run_number, e.attempt, e.max_attempts, e.worker_id,
+      e.started_without_renewal, e.unstarted, f.checkpoint, f.dead_letter_reason, f.retry_delay_ms,
+      f.effective_next_run_at, f.retry_timing_source
+    FROM expired e
+    LEFT JOIN failed f ON f.id = e.id
+    UNION ALL
+    SELECT false, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    WHERE NOT ${sql.literal(isReadCommitted)}
+  `
+  if (rows[0]?.is_read_committed === false) return yield* new NotReadCommitted()
+  const leases: Array<ReapedLease> = []
+  for (const row of rows) {
+    const lease = Option.getOrUndefined(decodeLease(row))
+    const disposition = lease?.unstarted === true ? { _tag: "Released" as const } : decodeDisposition(row)
+    if (lease === undefined || disposition === undefined) return yield* new QueryFailed({})
+    leases.push({
+      jobId: lease.id,
+      jobType: lease.job_type,
+      organizationId: lease.organization_id,
+      runNumber: lease.run_number,
+      attempt: lease.attempt,
+      maxAttempts: lease.max_attempts,
+      workerId: lease.worker_id,
+      startedWithoutRenewal: lease.started_without_renewal,
+      disposition
+    })
+  }
+  return leases
+})
+
+const decodeLease = Schema.decodeUnknownOption(
+  Schema.Struct({
+    id: JobId,
+    job_type: Schema.String,
+    organization_id: nullable(Schema.String),
+    run_number: Schema.Int,
+    attempt: Schema.Int,
+    max_attempts: Schema.Int,
+    worker_id: Schema.String,
+    started_without_renewal: Schema.Boolean,
+    unstarted: Schema.Boolean
+  })
+)
+
+/** Moves the lease that is next in line out of the way: nothing else of the row changes. */
+const postpone = Effect.gen(function* () {
+  const { sql, instant } = yield* Sql.clocked
+  const [row] = yield* sql`
+    WITH head AS MATERIALIZED (
+      SELECT q.id
+      FROM runledger.job_queue q
+      WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant} AND q.workflow_run_id IS NULL
+      ORDER BY q.lease_expires_at, q.id
+      LIMIT 1
+      FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE runledger.job_queue q
+    SET lease_expires_at = ${instant} + interval '30 seconds'
+    WHERE q.id = ANY (ARRAY(SELECT id FROM head))
+    RETURNING q.id
+  `
+  return row === undefined ? Option.none<JobId>() : Schema.decodeUnknownOption(JobId)(row.id)
+})

@@ -1,0 +1,100 @@
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type { Row } from "effect/sql/SqlConnection"
+import * as Sql from "../internal/sql.ts"
+import type { Lease, Progress } from "../Job.ts"
+import { InvalidCompletionProgress } from "../Reason.ts"
+import { attemptColumns, attemptTarget, attemptValues, withoutLease } from "./attempt.ts"
+import { answersOf, fenceOf, lockedThenLive, othersThanDone, workflowManaged } from "./fence.ts"
+
+/** One success, with its JSON encoded. */
+export interface EncodedSuccess {
+  readonly lease: Lease
+  readonly done: number | undefined
+  readonly total: number | undefined
+  readonly checkpoint: string | undefined
+  readonly output: string | undefined
+}
+
+/** The progress that is stored with a success. */
+export interface Succeeded {
+  readonly _tag: "Succeeded"
+  readonly progress: Progress
+}
+
+// A row that gives nothing is not in the object: the common success is an id and a fence.
+const given = (items: ReadonlyArray<EncodedSuccess>): string =>
+  `{${items
+    .flatMap(({ lease, done, total, checkpoint, output }) => {
+      const fields = [
+        ...(done === undefined ? [] : [`"done":${done}`]),
+        ...(total === undefined ? [] : [`"total":${total}`]),
+        ...(checkpoint === undefined ? [] : [`"checkpoint":${checkpoint}`]),
+        ...(output === undefined ? [] : [`"output":${output}`])
+      ]
+      return fields.length === 0 ? [] : [`"${lease.jobId}":{${fields.join(",")}}`]
+    })
+    .join(",")}}`
+
+/** Completes jobs: `SUCCEEDED`, stage `completed`, output set (or cleared), lease gone; the attempt is written. */
+export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedSuccess>) {
+  const { sql, instant, clock } = yield* Sql.clocked
+  const { ids, fence } = fenceOf(items)
+  const rows = yield* sql`
+    WITH input AS MATERIALIZED (
+      SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${given(items)}::jsonb AS given, ${instant} AS at
+    ), ${lockedThenLive(sql, clock, "left to the run", `${attemptColumns}, q.progress_done, q.progress_total`)}, valid AS MATERIALIZED (
+      SELECT l.*
+      FROM live l
+      WHERE (
+        COALESCE(((SELECT given FROM input) -> l.id::text ->> 'done')::bigint, l.progress_done)
+          <= COALESCE(((SELECT given FROM input) -> l.id::text ->> 'total')::bigint, l.progress_total)
+      ) IS NOT FALSE
+    ), done AS (
+      UPDATE runledger.job_queue q
+      SET
+        status = 'SUCCEEDED',
+        stage = 'completed',
+        output = i.given -> q.id::text -> 'output',
+        progress_done = COALESCE((i.given -> q.id::text ->> 'done')::bigint, q.progress_done),
+        progress_total = COALESCE((i.given -> q.id::text ->> 'total')::bigint, q.progress_total),
+        checkpoint = COALESCE(i.given -> q.id::text -> 'checkpoint', q.checkpoint),
+        ${sql.literal(withoutLease)},
+        finished_at = i.at,
+        status_reason = NULL,
+        last_error_code = NULL,
+        last_error_message = NULL,
+        event_seq = q.event_seq + 1,
+        updated_at = i.at
+      FROM input i
+      WHERE q.id = ANY (ARRAY(SELECT id FROM valid))
+      RETURNING q.id, q.progress_done, q.progress_total
+    ), closed AS (
+      INSERT INTO ${sql.literal(attemptTarget)})
+      SELECT ${sql.literal(attemptValues)}, i.at, 'SUCCEEDED', l.event_seq + 1
+      FROM valid l
+      CROSS JOIN input i
+    )
+    SELECT id, 'done' AS outcome, NULL::uuid AS workflow_run_id, progress_done, progress_total FROM done
+    UNION ALL
+    ${othersThanDone(sql, "left to the run", ", NULL, NULL", "progress")}
+  `
+  return yield* answersOf(rows, items, decode, (outcome, row, lease) =>
+    outcome === "progress" ? new InvalidCompletionProgress() : workflowManaged(outcome, row, lease)
+  )
+})
+
+const decode = (row: Row): Succeeded | undefined => {
+  const progress = decodeProgress(row)
+  return progress === undefined ? undefined : { _tag: "Succeeded", progress }
+}
+
+/** The merged progress of a row. */
+export const decodeProgress = (row: Row): Progress | undefined => {
+  const done = count(row.progress_done)
+  const total = count(row.progress_total)
+  return done === undefined || total === undefined ? undefined : { done, total }
+}
+
+const count = (value: unknown): Option.Option<number> | undefined =>
+  value === null ? Option.none() : typeof value === "bigint" ? Option.some(Number(value)) : undefined

@@ -1,0 +1,1 @@
+export * as FaultySqlClient from "./FaultySqlClient.ts"
