@@ -39,6 +39,10 @@ const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 export const uuid = (argument: string, value: string): InvalidArgument | undefined =>
   uuidPattern.test(value) ? undefined : invalid(argument, "must be a UUID")
 
+/** A UUID as PostgreSQL prints it, for ids that are compared as text. */
+export const printedUuid = (argument: string, value: string): InvalidArgument | undefined =>
+  uuidPattern.test(value) && value === value.toLowerCase() ? undefined : invalid(argument, "must be a UUID in lower case")
+
 /** A number of rows between 1 and `maximum`. */
 export const atMost = (argument: string, length: number, maximum: number): InvalidArgument | undefined =>
   length <= maximum ? undefined : invalid(argument, `must not hold more than ${maximum} items`)

@@ -25,7 +25,7 @@ export const invalidLease = (leases: ReadonlyArray<Lease>): InvalidArgument | un
   const seen = new Set<string>()
   for (const lease of leases) {
     const invalid =
-      Args.uuid("lease.jobId", lease.jobId) ??
+      Args.printedUuid("lease.jobId", lease.jobId) ??
       Args.integer("lease.runNumber", lease.runNumber, 1) ??
       Args.integer("lease.attempt", lease.attempt, 1) ??
       Args.name("lease.workerId", lease.workerId, maxWorkerBytes)
@@ -109,7 +109,7 @@ export const answersOf = Effect.fnUntraced(function* <A, Own = never>(
   decode: (row: Row) => A | undefined,
   refuse?: (outcome: string, row: Row, lease: Lease) => Own | undefined
 ): Effect.fn.Return<Map<string, Result.Result<A, LeaseOwnerMismatch | Own> | "busy">, NotReadCommitted | QueryFailed> {
-  const leases = new Map(items.map(({ lease }) => [lease.jobId.toLowerCase(), lease]))
+  const leases = new Map<string, Lease>(items.map(({ lease }) => [lease.jobId, lease]))
   const answers = new Map<string, Result.Result<A, LeaseOwnerMismatch | Own> | "busy">()
   for (const row of rows) {
     const id = row.id

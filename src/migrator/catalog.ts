@@ -113,7 +113,7 @@ export const read = Effect.gen(function* () {
     WHERE NOT g.tgisinternal
 
     UNION ALL
-    SELECT 'function', p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', pg_get_functiondef(p.oid)
+    SELECT 'function', p.proname || '(' || oidvectortypes(p.proargtypes) || ')', pg_get_functiondef(p.oid)
     FROM pg_proc p
     JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = 'runledger'
