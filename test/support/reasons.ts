@@ -1,0 +1,170 @@
+/**
+ * What each operation raises, exactly: the compiler compares these lists with the signatures, in both directions.
+ */
+import type { Effect, Result } from "effect"
+import type { JobDefinitions, JobLogs, Jobs, QueryError, Reason } from "../../src/index.ts"
+
+/** The reasons in the error channel of an operation. */
+type Raised<F> = F extends (...args: never) => Effect.Effect<infer _A, QueryError<infer R>, infer _R>
+  ? R["_tag"]
+  : never
+
+/** The reasons that an operation answers single rows of a batch with. */
+type Answered<F> = F extends (
+  ...args: never
+) => Effect.Effect<ReadonlyArray<Result.Result<infer _A, infer R>>, infer _E, infer _R>
+  ? R extends Reason
+    ? R["_tag"]
+    : never
+  : never
+
+const exactly =
+  <Tag extends string>() =>
+  <const T extends ReadonlyArray<Tag>>(
+    ...tags: [Exclude<Tag, T[number]>] extends [never] ? T : ["missing", Exclude<Tag, T[number]>]
+  ): ReadonlyArray<string> =>
+    tags
+
+const read = ["Unavailable", "PermissionDenied", "QueryFailed"] as const
+const write = [...read, "OutcomeUnknown", "ConstraintViolation"] as const
+
+/** What an operation fails with as a whole. */
+export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
+  "Jobs.enqueue": exactly<Raised<typeof Jobs.enqueue>>()(
+    "InvalidArgument",
+    "DefinitionUnavailable",
+    "IdempotencyConflict",
+    "IdempotencySnapshotMissing",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.enqueueMany": exactly<Raised<typeof Jobs.enqueueMany>>()("InvalidArgument", "UnsupportedIsolation", ...write),
+  "Jobs.claim": exactly<Raised<typeof Jobs.claim>>()(
+    "InvalidArgument",
+    "InvalidLeaseDuration",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.claimPrestart": exactly<Raised<typeof Jobs.claimPrestart>>()(
+    "InvalidArgument",
+    "InvalidLeaseDuration",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.releaseUnstarted": exactly<Raised<typeof Jobs.releaseUnstarted>>()(
+    "InvalidArgument",
+    "LeaseOwnerMismatch",
+    "UnstartedClaimReleaseNotApplicable",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.heartbeat": exactly<Raised<typeof Jobs.heartbeat>>()(
+    "InvalidArgument",
+    "InvalidLeaseDuration",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.heartbeatMany": exactly<Raised<typeof Jobs.heartbeatMany>>()(
+    "InvalidArgument",
+    "InvalidLeaseDuration",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.markRunning": exactly<Raised<typeof Jobs.markRunning>>()(
+    "InvalidArgument",
+    "InvalidProgress",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.updateProgress": exactly<Raised<typeof Jobs.updateProgress>>()(
+    "InvalidArgument",
+    "InvalidProgress",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.completeSuccess": exactly<Raised<typeof Jobs.completeSuccess>>()(
+    "InvalidArgument",
+    "InvalidCompletionProgress",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    "WorkflowManaged",
+    ...write
+  ),
+  "Jobs.completeFailure": exactly<Raised<typeof Jobs.completeFailure>>()(
+    "InvalidArgument",
+    "InvalidRetryTiming",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    "WorkflowManaged",
+    ...write
+  ),
+  "Jobs.completeContinuation": exactly<Raised<typeof Jobs.completeContinuation>>()(
+    "InvalidArgument",
+    "InvalidCompletionProgress",
+    "InvalidContinuationDelay",
+    "LeaseOwnerMismatch",
+    "UnsupportedIsolation",
+    "WorkflowManaged",
+    ...write
+  ),
+  "Jobs.completeMany": exactly<Raised<typeof Jobs.completeMany>>()(
+    "InvalidArgument",
+    "InvalidCompletionProgress",
+    "InvalidContinuationDelay",
+    "InvalidRetryTiming",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.reapExpiredLeases": exactly<Raised<typeof Jobs.reapExpiredLeases>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.cancel": exactly<Raised<typeof Jobs.cancel>>()(
+    "InvalidArgument",
+    "InvalidStateTransition",
+    "JobNotFound",
+    "UnsupportedIsolation",
+    "WorkflowManaged",
+    ...write
+  ),
+  "Jobs.get": exactly<Raised<typeof Jobs.get>>()("InvalidArgument", ...read),
+  "Jobs.list": exactly<Raised<typeof Jobs.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.count": exactly<Raised<typeof Jobs.count>>()("InvalidArgument", ...read),
+  "Jobs.statuses": exactly<Raised<typeof Jobs.statuses>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.events": exactly<Raised<typeof Jobs.events>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.attempts": exactly<Raised<typeof Jobs.attempts>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.deadLetters": exactly<Raised<typeof Jobs.deadLetters>>()("InvalidArgument", "InvalidPagination", ...read),
+  "JobDefinitions.upsert": exactly<Raised<typeof JobDefinitions.upsert>>()("InvalidArgument", ...write),
+  "JobDefinitions.insertIfMissing": exactly<Raised<typeof JobDefinitions.insertIfMissing>>()(
+    "InvalidArgument",
+    ...write
+  ),
+  "JobDefinitions.update": exactly<Raised<typeof JobDefinitions.update>>()("InvalidArgument", ...write),
+  "JobDefinitions.get": exactly<Raised<typeof JobDefinitions.get>>()("InvalidArgument", ...read),
+  "JobDefinitions.list": exactly<Raised<typeof JobDefinitions.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "JobLogs.insert": exactly<Raised<typeof JobLogs.insert>>()("InvalidArgument", "JobNotFound", ...write),
+  "JobLogs.insertMany": exactly<Raised<typeof JobLogs.insertMany>>()("InvalidArgument", ...write),
+  "JobLogs.list": exactly<Raised<typeof JobLogs.list>>()("InvalidArgument", "InvalidPagination", ...read)
+}
+
+/** What a batch answers single rows with. */
+export const answered: Readonly<Record<string, ReadonlyArray<string>>> = {
+  "Jobs.enqueueMany": exactly<Answered<typeof Jobs.enqueueMany>>()(
+    "DefinitionUnavailable",
+    "IdempotencyConflict",
+    "IdempotencySnapshotMissing"
+  ),
+  "Jobs.heartbeatMany": exactly<Answered<typeof Jobs.heartbeatMany>>()("LeaseOwnerMismatch", "Unavailable"),
+  "Jobs.completeMany": exactly<Answered<typeof Jobs.completeMany>>()(
+    "LeaseOwnerMismatch",
+    "InvalidCompletionProgress",
+    "WorkflowManaged",
+    "Unavailable",
+    "ConstraintViolation",
+    "QueryFailed"
+  )
+}
