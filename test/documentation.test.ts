@@ -1,0 +1,74 @@
+import { execFileSync } from "node:child_process"
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { join, resolve } from "node:path"
+import { assert, describe, it } from "@effect/vitest"
+
+const root = resolve(import.meta.dirname, "..")
+const folder = join(root, ".examples")
+
+const sources = (directory: string): ReadonlyArray<string> =>
+  readdirSync(join(root, directory), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => join(directory, name))
+
+/** The TypeScript blocks of a text; a doc comment's stars are taken off first. */
+const blocks = (text: string): ReadonlyArray<string> =>
+  [...text.replaceAll(/^ *\* ?/gm, "").matchAll(/^```ts\n(.*?)^```$/gms)].flatMap(([, code]) =>
+    code === undefined ? [] : [code]
+  )
+
+const publicModules = ["Jobs", "JobDefinitions", "JobLogs", "Migrator"]
+
+describe("documentation", () => {
+  const documented = ["README.md", ...sources("src")].flatMap((file) =>
+    blocks(readFileSync(join(root, file), "utf8")).map((code, i) => ({ file, i, code }))
+  )
+
+  it("has examples that compile, in the README and in doc comments", () => {
+    assert.isAtLeast(documented.length, 25)
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder)
+    for (const { file, i, code } of documented) {
+      writeFileSync(join(folder, `${file.replaceAll(/[/.]/g, "_")}_${i}.ts`), `${code}\nexport {}\n`)
+    }
+    writeFileSync(
+      join(folder, "tsconfig.json"),
+      JSON.stringify({
+        extends: "../tsconfig.json",
+        compilerOptions: {
+          noUnusedLocals: false,
+          noUnusedParameters: false,
+          paths: { "effect-runledger": ["../src/index.ts"], "effect-runledger/testing": ["../src/testing/index.ts"] }
+        },
+        include: ["*.ts"]
+      })
+    )
+    try {
+      execFileSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", folder], {
+        encoding: "utf8"
+      })
+    } catch (error) {
+      assert.fail(error instanceof Error && "stdout" in error ? String(error.stdout) : String(error))
+    }
+    rmSync(folder, { recursive: true, force: true })
+  })
+
+  it("covers every public operation: what it does, how it fails, an example", () => {
+    const undocumented: Array<string> = []
+    let operations = 0
+    const files = [...publicModules.map((name) => `src/${name}.ts`), ...sources("src/jobs")]
+    for (const file of files) {
+      const text = readFileSync(join(root, file), "utf8")
+      for (const [, comment, name] of text.matchAll(
+        /(?:\/\*\*((?:(?!\*\/).)*)\*\/\s*)?export const (\w+)\s*(?::[^=]*?=>[^=]*?)?=\s*Effect\.fn\(/gs
+      )) {
+        operations += 1
+        if (comment === undefined || !comment.includes("@example") || !/fails?\b/i.test(comment)) {
+          undocumented.push(`${file}: ${name}`)
+        }
+      }
+    }
+    assert.deepStrictEqual(undocumented, [])
+    assert.isAtLeast(operations, 30)
+  })
+})
