@@ -41,7 +41,9 @@ export const uuid = (argument: string, value: string): InvalidArgument | undefin
 
 /** A UUID as PostgreSQL prints it, for ids that are compared as text. */
 export const printedUuid = (argument: string, value: string): InvalidArgument | undefined =>
-  uuidPattern.test(value) && value === value.toLowerCase() ? undefined : invalid(argument, "must be a UUID in lower case")
+  uuidPattern.test(value) && value === value.toLowerCase()
+    ? undefined
+    : invalid(argument, "must be a UUID in lower case")
 
 /** A number of rows between 1 and `maximum`. */
 export const atMost = (argument: string, length: number, maximum: number): InvalidArgument | undefined =>

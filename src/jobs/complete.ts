@@ -1,83 +1,47 @@
-import * as DateTime from "effect/DateTime"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import type { Json } from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
-import * as Args from "../internal/arguments.ts"
 import { askUntilFree } from "../internal/busy.ts"
 import { type NotReadCommitted, readCommitted } from "../internal/isolation.ts"
-import * as JsonText from "../internal/json.ts"
 import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
-import { FailureKind, type Lease } from "../Job.ts"
+import type { Lease } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
-import {
-  type ConstraintViolation,
+import type {
+  ConstraintViolation,
   InvalidArgument,
   InvalidCompletionProgress,
   InvalidContinuationDelay,
   InvalidRetryTiming,
-  type LeaseOwnerMismatch,
-  type QueryFailed,
-  type Reason,
-  type Unavailable,
-  type UnsupportedIsolation,
-  type WorkflowManaged,
-  type WriteReason
+  LeaseOwnerMismatch,
+  QueryFailed,
+  Reason,
+  Unavailable,
+  UnsupportedIsolation,
+  WorkflowManaged,
+  WriteReason
 } from "../Reason.ts"
+import {
+  type Completion,
+  type ContinuationOptions,
+  chunksOf,
+  encodeContinuation,
+  encodeFailure,
+  encodeSuccess,
+  type FailureOptions,
+  type SuccessOptions,
+  wellFormed
+} from "./completion.ts"
 import { type Continued, continueWith, type EncodedContinuation } from "./continuation.ts"
 import { type EncodedFailure, type FailureDisposition, fail } from "./failure.ts"
-import { answerFor, invalidLease } from "./fence.ts"
-import { maxBatch, maxCodeBytes } from "./limits.ts"
-import { isProgress } from "./progress.ts"
+import { answerFor } from "./fence.ts"
 import { type EncodedSuccess, type Succeeded, succeed } from "./success.ts"
 
+export type { Completion, ContinuationOptions, FailureOptions, SuccessOptions } from "./completion.ts"
 export type { Continued } from "./continuation.ts"
 export type { DeadLettered, FailureDisposition, RetryScheduled } from "./failure.ts"
 export type { Succeeded } from "./success.ts"
-
-/** What a finished job leaves. What is left out stays as it is, except the output, which is then none. */
-export interface SuccessOptions {
-  /** The result: any JSON of at most 2 MiB. */
-  readonly output?: Json | undefined
-  readonly done?: number | undefined
-  readonly total?: number | undefined
-  /** Any JSON of at most 2 MiB. */
-  readonly checkpoint?: Json | undefined
-}
-
-/** How an attempt failed. */
-export interface FailureOptions {
-  /** `TERMINAL` and `PANICKED` end in the dead letters at once; the others when the attempts are used up. */
-  readonly kind: FailureKind
-  /** A stable code, not blank, at most 255 bytes; the definition's retry policy may have a delay of its own for it. */
-  readonly code: string
-  /** For people. At most 16,384 characters are kept; what PostgreSQL cannot store is replaced. */
-  readonly message: string
-  /**
-   * The earliest time of a retry, as a delay of at most 24 days or as an instant: a lower bound, which can delay the policy's
-   * time but never shorten it.
-   */
-  readonly retryNotBefore?: { readonly delay: Duration.Input } | { readonly at: DateTime.Utc } | undefined
-}
-
-/** When and with what the next slice of the work begins. */
-export interface ContinuationOptions {
-  /** 0 (the default) to 36,525 days, rounded up to milliseconds. */
-  readonly delay?: Duration.Input | undefined
-  readonly done?: number | undefined
-  readonly total?: number | undefined
-  /** Any JSON of at most 2 MiB. */
-  readonly checkpoint?: Json | undefined
-}
-
-/** How one attempt of a batch ended. */
-export type Completion =
-  | ({ readonly _tag: "Success"; readonly lease: Lease } & SuccessOptions)
-  | ({ readonly _tag: "Failure"; readonly lease: Lease } & FailureOptions)
-  | ({ readonly _tag: "Continuation"; readonly lease: Lease } & ContinuationOptions)
 
 /** What became of one attempt of a batch. */
 export type Completed = Succeeded | FailureDisposition | Continued
@@ -320,90 +284,3 @@ const halving = <I extends Item, A, E extends Reason>(
       )
     })
   )
-
-const maxStatementBytes = 8 * 1024 * 1024
-
-/** Splits by size; the number of rows is bounded already. */
-const chunksOf = <I extends object>(items: ReadonlyArray<I>): ReadonlyArray<ReadonlyArray<I>> => {
-  const chunks: Array<Array<I>> = []
-  let bytes = Number.POSITIVE_INFINITY
-  for (const item of items) {
-    let size = 0
-    for (const value of Object.values(item)) if (typeof value === "string") size += value.length
-    if (bytes + size > maxStatementBytes) {
-      chunks.push([])
-      bytes = 0
-    }
-    chunks.at(-1)?.push(item)
-    bytes += size
-  }
-  return chunks
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Checking and encoding
-// ---------------------------------------------------------------------------------------------------------------------
-
-const wellFormed = (leases: ReadonlyArray<Lease>) => {
-  const invalid = Args.atMost("completions", leases.length, maxBatch) ?? invalidLease(leases)
-  return invalid === undefined ? Effect.void : Effect.fail(invalid)
-}
-
-const encodeJson = (argument: string, value: Json | undefined): Effect.Effect<string | undefined, InvalidArgument> =>
-  value === undefined
-    ? Effect.succeed(undefined)
-    : Effect.mapError(Effect.fromResult(JsonText.encode(value)), (rule) => new InvalidArgument({ argument, rule }))
-
-const encodeSuccess = Effect.fnUntraced(function* (
-  success: Item & SuccessOptions
-): Effect.fn.Return<EncodedSuccess, InvalidArgument | InvalidCompletionProgress> {
-  if (!isProgress(success)) return yield* new InvalidCompletionProgress()
-  return {
-    lease: success.lease,
-    done: success.done,
-    total: success.total,
-    checkpoint: yield* encodeJson("checkpoint", success.checkpoint),
-    output: yield* encodeJson("output", success.output)
-  }
-})
-
-const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
-const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
-
-const encodeFailure = Effect.fnUntraced(function* (
-  failure: Item & FailureOptions
-): Effect.fn.Return<EncodedFailure, InvalidArgument | InvalidRetryTiming> {
-  const invalid = FailureKind.literals.includes(failure.kind)
-    ? Args.name("code", failure.code, maxCodeBytes)
-    : new InvalidArgument({ argument: "kind", rule: `must be one of ${FailureKind.literals.join(", ")}` })
-  if (invalid !== undefined) return yield* invalid
-  const { lease, kind, code, retryNotBefore } = failure
-  let afterMillis: number | undefined
-  let notBefore: string | undefined
-  if (retryNotBefore !== undefined && "delay" in retryNotBefore) {
-    afterMillis = Args.millis(retryNotBefore.delay)
-    if (afterMillis === undefined || afterMillis < 0 || afterMillis > Args.maxInt)
-      return yield* new InvalidRetryTiming()
-    // no delay is no hint
-    if (afterMillis === 0) afterMillis = undefined
-  } else if (retryNotBefore !== undefined) {
-    if (DateTime.isGreaterThan(retryNotBefore.at, maxInstant)) return yield* new InvalidRetryTiming()
-    // an instant before any policy's time bounds nothing
-    notBefore = DateTime.isLessThan(retryNotBefore.at, minInstant) ? undefined : DateTime.formatIso(retryNotBefore.at)
-  }
-  return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
-})
-
-const maxDelay = 36_525 * 24 * 60 * 60 * 1000
-
-const encodeContinuation = Effect.fnUntraced(function* (
-  slice: Item & ContinuationOptions
-): Effect.fn.Return<EncodedContinuation, InvalidArgument | InvalidCompletionProgress | InvalidContinuationDelay> {
-  const delayMillis = Args.millis(slice.delay ?? 0)
-  if (delayMillis === undefined || delayMillis < 0 || delayMillis > maxDelay) {
-    return yield* new InvalidContinuationDelay()
-  }
-  if (!isProgress(slice)) return yield* new InvalidCompletionProgress()
-  const checkpoint = yield* encodeJson("checkpoint", slice.checkpoint)
-  return { lease: slice.lease, delayMillis, done: slice.done, total: slice.total, checkpoint }
-})

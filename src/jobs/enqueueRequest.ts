@@ -1,0 +1,156 @@
+import * as DateTime from "effect/DateTime"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type { Json } from "effect/Schema"
+import * as Args from "../internal/arguments.ts"
+import * as JsonText from "../internal/json.ts"
+import { Stage } from "../Job.ts"
+import { InvalidArgument } from "../Reason.ts"
+import { maxBatch, maxKeyBytes, maxTypeBytes } from "./limits.ts"
+
+/** What a job is given beside its payload. What is left out comes from the definition of its type. */
+export interface EnqueueOptions {
+  /** Whose job it is; a UUID. Default: nobody's, a global job. */
+  readonly organizationId?: string | undefined
+  /** -100 to 100; higher goes first. */
+  readonly priority?: number | undefined
+  /** How many attempts a run has: at least 1. */
+  readonly maxAttempts?: number | undefined
+  /** How long an attempt may run, rounded up to seconds: at least 1 second. */
+  readonly timeout?: Duration.Input | undefined
+  /** When it is due. Default: now. With an idempotency key, a retry must give the same instant; or use `delay`. */
+  readonly runAt?: DateTime.Utc | undefined
+  /** How long from now it is due, rounded up to milliseconds: 0 to 36,525 days. Not together with `runAt`. */
+  readonly delay?: Duration.Input | undefined
+  /**
+   * Makes a retry of the same request return the first job: not blank, at most 512 bytes, unique within type and
+   * organization.
+   */
+  readonly idempotencyKey?: string | undefined
+  /** Default `queued`. */
+  readonly stage?: Stage | undefined
+  /** The version of the contract that encoded the payload: at least 1, the default. Not part of the request. */
+  readonly payloadVersion?: number | undefined
+}
+
+/** One job of a batch. */
+export interface EnqueueRequest extends EnqueueOptions {
+  /** Not blank, at most 128 bytes. */
+  readonly jobType: string
+  /** Any JSON of at most 2 MiB. */
+  readonly payload: Json
+}
+
+/** A request as it is sent. Field names are those of the statement. */
+export interface EncodedRequest {
+  readonly ordinal: number
+  readonly identity: string | undefined
+  readonly jobType: string
+  /** JSON text of everything else. */
+  readonly text: string
+  /** The request as it is compared. */
+  readonly snapshot: Readonly<Record<string, Json>>
+}
+
+const maxDelay = 36_525 * 24 * 60 * 60 * 1000
+const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
+const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
+
+/** Checks a request and encodes it; `path` names it in a violation. */
+export const encode = Effect.fnUntraced(function* (
+  request: EnqueueRequest,
+  ordinal: number,
+  path: string
+): Effect.fn.Return<EncodedRequest, InvalidArgument> {
+  const { jobType, organizationId, priority, maxAttempts, idempotencyKey, runAt } = request
+  const argument = (name: string, rule: string) => new InvalidArgument({ argument: `${path}${name}`, rule })
+  const timeout = request.timeout === undefined ? undefined : Args.millis(request.timeout)
+  const timeoutSeconds = timeout === undefined ? undefined : Math.ceil(timeout / 1000)
+  const delay = request.delay === undefined ? undefined : Args.millis(request.delay)
+  const stage = request.stage ?? "queued"
+  const payloadVersion = request.payloadVersion ?? 1
+  const invalid =
+    Args.name(`${path}jobType`, jobType, maxTypeBytes) ??
+    (organizationId === undefined ? undefined : Args.uuid(`${path}organizationId`, organizationId)) ??
+    (priority === undefined ? undefined : Args.integer(`${path}priority`, priority, -100, 100)) ??
+    (maxAttempts === undefined ? undefined : Args.integer(`${path}maxAttempts`, maxAttempts, 1)) ??
+    (request.timeout === undefined ? undefined : Args.integer(`${path}timeout`, timeoutSeconds ?? Number.NaN, 1)) ??
+    (idempotencyKey === undefined ? undefined : Args.name(`${path}idempotencyKey`, idempotencyKey, maxKeyBytes)) ??
+    Args.integer(`${path}payloadVersion`, payloadVersion, 1)
+  if (invalid !== undefined) return yield* invalid
+  if (!Stage.literals.includes(stage)) {
+    return yield* argument("stage", `must be one of ${Stage.literals.join(", ")}`)
+  }
+  if (request.delay !== undefined && runAt !== undefined) return yield* argument("delay", "must not stand beside runAt")
+  if (request.delay !== undefined && (delay === undefined || delay < 0 || delay > maxDelay)) {
+    return yield* argument("delay", "must last between 0 and 36,525 days")
+  }
+  if (runAt !== undefined && (DateTime.isLessThan(runAt, minInstant) || DateTime.isGreaterThan(runAt, maxInstant))) {
+    return yield* argument("runAt", "must lie between the years 1 and 9999")
+  }
+  const payload = yield* Effect.mapError(Effect.fromResult(JsonText.encode(request.payload)), (rule) =>
+    argument("payload", rule)
+  )
+  // six fractional digits, as the stored request has them
+  const nextRunAt = runAt === undefined ? null : DateTime.formatIso(runAt).replace("Z", "000Z")
+  const fields = {
+    priority: priority ?? null,
+    max_attempts: maxAttempts ?? null,
+    timeout_seconds: timeoutSeconds ?? null
+  }
+  const head = JSON.stringify({
+    ...fields,
+    ordinal,
+    job_type: jobType,
+    organization_id: organizationId ?? null,
+    next_run_at_text: nextRunAt,
+    delay_ms: delay ?? null,
+    idempotency_key: idempotencyKey ?? null,
+    stage,
+    payload_version: payloadVersion
+  })
+  return {
+    ordinal,
+    identity:
+      idempotencyKey === undefined
+        ? undefined
+        : JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
+    jobType,
+    text: `${head.slice(0, -1)},"payload":${payload}}`,
+    snapshot: {
+      ...fields,
+      payload: request.payload,
+      next_run_at: nextRunAt,
+      stage,
+      ...(delay === undefined ? {} : { delay_ms: delay })
+    }
+  }
+})
+
+/** The fields of two requests that differ, in alphabetical order. */
+export const differences = (a: EncodedRequest["snapshot"], b: EncodedRequest["snapshot"]): ReadonlyArray<string> =>
+  [...new Set([...Object.keys(a), ...Object.keys(b)])]
+    .filter((key) => JsonText.canonical(a[key] ?? null) !== JsonText.canonical(b[key] ?? null))
+    .sort()
+
+const maxStatementBytes = 8 * 1024 * 1024
+
+/** Splits by rows and bytes; keyed requests in the order of their keys, so that all batches take their keys in one order. */
+export const chunksOf = (items: ReadonlyArray<EncodedRequest>): ReadonlyArray<ReadonlyArray<EncodedRequest>> => {
+  const ordered = items.toSorted((a, b) =>
+    a.identity === b.identity ? 0 : (a.identity ?? "") < (b.identity ?? "") ? -1 : 1
+  )
+  const chunks: Array<Array<EncodedRequest>> = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const item of ordered) {
+    const chunk = chunks.at(-1)
+    if (chunk === undefined || chunk.length === maxBatch || bytes + item.text.length > maxStatementBytes) {
+      chunks.push([item])
+      bytes = item.text.length
+    } else {
+      chunk.push(item)
+      bytes += item.text.length
+    }
+  }
+  return chunks
+}
