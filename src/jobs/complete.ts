@@ -3,6 +3,7 @@ import * as Result from "effect/Result"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { askUntilFree } from "../internal/busy.ts"
+import { chunksOf } from "../internal/chunks.ts"
 import { type NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
 import type { Lease } from "../Job.ts"
@@ -23,9 +24,9 @@ import type {
   WriteReason
 } from "../Reason.ts"
 import {
+  bytesOf,
   type Completion,
   type ContinuationOptions,
-  chunksOf,
   encodeContinuation,
   encodeFailure,
   encodeSuccess,
@@ -36,6 +37,7 @@ import {
 import { type Continued, continueWith, type EncodedContinuation } from "./continuation.ts"
 import { type EncodedFailure, type FailureDisposition, fail } from "./failure.ts"
 import { answerFor } from "./fence.ts"
+import { maxBatch } from "./limits.ts"
 import { type EncodedSuccess, type Succeeded, succeed } from "./success.ts"
 
 export type { Completion, ContinuationOptions, FailureOptions, SuccessOptions } from "./completion.ts"
@@ -254,7 +256,7 @@ const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
   statement: Statement<I, A, E>
 ) {
   const answers = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed>>()
-  for (const chunk of chunksOf(items)) {
+  for (const chunk of chunksOf(items, maxBatch, bytesOf)) {
     for (const answer of yield* askUntilFree(chunk, (left) => halving(left, statement))) answers.set(...answer)
   }
   return answers

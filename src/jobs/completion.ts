@@ -9,7 +9,7 @@ import { InvalidArgument, InvalidCompletionProgress, InvalidContinuationDelay, I
 import type { EncodedContinuation } from "./continuation.ts"
 import type { EncodedFailure } from "./failure.ts"
 import { invalidLease } from "./fence.ts"
-import { maxBatch, maxCodeBytes } from "./limits.ts"
+import { maxBatch, maxCodeBytes, maxDelayMillis, maxInstant, minInstant } from "./limits.ts"
 import { isProgress } from "./progress.ts"
 import type { EncodedSuccess } from "./success.ts"
 
@@ -79,9 +79,6 @@ export const encodeSuccess = Effect.fnUntraced(function* (
   }
 })
 
-const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
-const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
-
 /** Checks a failure and makes its texts storable. */
 export const encodeFailure = Effect.fnUntraced(function* (
   failure: { readonly lease: Lease } & FailureOptions
@@ -107,14 +104,12 @@ export const encodeFailure = Effect.fnUntraced(function* (
   return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
 })
 
-const maxDelay = 36_525 * 24 * 60 * 60 * 1000
-
 /** Checks a continuation and encodes its JSON. */
 export const encodeContinuation = Effect.fnUntraced(function* (
   slice: { readonly lease: Lease } & ContinuationOptions
 ): Effect.fn.Return<EncodedContinuation, InvalidArgument | InvalidCompletionProgress | InvalidContinuationDelay> {
   const delayMillis = Args.millis(slice.delay ?? 0)
-  if (delayMillis === undefined || delayMillis < 0 || delayMillis > maxDelay) {
+  if (delayMillis === undefined || delayMillis < 0 || delayMillis > maxDelayMillis) {
     return yield* new InvalidContinuationDelay()
   }
   if (!isProgress(slice)) return yield* new InvalidCompletionProgress()
@@ -122,21 +117,9 @@ export const encodeContinuation = Effect.fnUntraced(function* (
   return { lease: slice.lease, delayMillis, done: slice.done, total: slice.total, checkpoint }
 })
 
-const maxStatementBytes = 8 * 1024 * 1024
-
-/** Splits by size; the number of rows is bounded already. */
-export const chunksOf = <I extends object>(items: ReadonlyArray<I>): ReadonlyArray<ReadonlyArray<I>> => {
-  const chunks: Array<Array<I>> = []
-  let bytes = Number.POSITIVE_INFINITY
-  for (const item of items) {
-    let size = 0
-    for (const value of Object.values(item)) if (typeof value === "string") size += value.length
-    if (bytes + size > maxStatementBytes) {
-      chunks.push([])
-      bytes = 0
-    }
-    chunks.at(-1)?.push(item)
-    bytes += size
-  }
-  return chunks
+/** How much of a statement an encoded completion takes. */
+export const bytesOf = (item: object): number => {
+  let bytes = 0
+  for (const value of Object.values(item)) if (typeof value === "string") bytes += value.length
+  return bytes
 }

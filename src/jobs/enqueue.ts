@@ -3,6 +3,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
+import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import * as Sql from "../internal/sql.ts"
 import { transaction } from "../internal/transaction.ts"
@@ -21,13 +22,14 @@ import {
   type WriteReason
 } from "../Reason.ts"
 import {
-  chunksOf,
   differences,
   type EncodedRequest,
   type EnqueueOptions,
   type EnqueueRequest,
-  encode
+  encode,
+  inKeyOrder
 } from "./enqueueRequest.ts"
+import { maxBatch } from "./limits.ts"
 
 export type { EnqueueOptions, EnqueueRequest } from "./enqueueRequest.ts"
 
@@ -137,7 +139,7 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
     if (encoded.identity !== undefined) byIdentity.set(encoded.identity, encoded)
     firsts.push(encoded)
   }
-  const chunks = chunksOf(firsts)
+  const chunks = chunksOf(inKeyOrder(firsts), maxBatch, ({ text }) => text.length)
   const inserting = Effect.forEach(chunks, (chunk) => insert(chunk, answers), { discard: true })
   yield* chunks.length > 1 ? transaction(inserting) : inserting
 

@@ -6,7 +6,7 @@ import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
 import { Stage } from "../Job.ts"
 import { InvalidArgument } from "../Reason.ts"
-import { maxBatch, maxKeyBytes, maxTypeBytes } from "./limits.ts"
+import { maxDelayMillis, maxInstant, maxKeyBytes, maxTypeBytes, minInstant } from "./limits.ts"
 
 /** What a job is given beside its payload. What is left out comes from the definition of its type. */
 export interface EnqueueOptions {
@@ -52,10 +52,6 @@ export interface EncodedRequest {
   readonly snapshot: Readonly<Record<string, Json>>
 }
 
-const maxDelay = 36_525 * 24 * 60 * 60 * 1000
-const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
-const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
-
 /** Checks a request and encodes it; `path` names it in a violation. */
 export const encode = Effect.fnUntraced(function* (
   request: EnqueueRequest,
@@ -82,7 +78,7 @@ export const encode = Effect.fnUntraced(function* (
     return yield* argument("stage", `must be one of ${Stage.literals.join(", ")}`)
   }
   if (request.delay !== undefined && runAt !== undefined) return yield* argument("delay", "must not stand beside runAt")
-  if (request.delay !== undefined && (delay === undefined || delay < 0 || delay > maxDelay)) {
+  if (request.delay !== undefined && (delay === undefined || delay < 0 || delay > maxDelayMillis)) {
     return yield* argument("delay", "must last between 0 and 36,525 days")
   }
   if (runAt !== undefined && (DateTime.isLessThan(runAt, minInstant) || DateTime.isGreaterThan(runAt, maxInstant))) {
@@ -133,24 +129,6 @@ export const differences = (a: EncodedRequest["snapshot"], b: EncodedRequest["sn
     .filter((key) => JsonText.canonical(a[key] ?? null) !== JsonText.canonical(b[key] ?? null))
     .sort()
 
-const maxStatementBytes = 8 * 1024 * 1024
-
-/** Splits by rows and bytes; keyed requests in the order of their keys, so that all batches take their keys in one order. */
-export const chunksOf = (items: ReadonlyArray<EncodedRequest>): ReadonlyArray<ReadonlyArray<EncodedRequest>> => {
-  const ordered = items.toSorted((a, b) =>
-    a.identity === b.identity ? 0 : (a.identity ?? "") < (b.identity ?? "") ? -1 : 1
-  )
-  const chunks: Array<Array<EncodedRequest>> = []
-  let bytes = Number.POSITIVE_INFINITY
-  for (const item of ordered) {
-    const chunk = chunks.at(-1)
-    if (chunk === undefined || chunk.length === maxBatch || bytes + item.text.length > maxStatementBytes) {
-      chunks.push([item])
-      bytes = item.text.length
-    } else {
-      chunk.push(item)
-      bytes += item.text.length
-    }
-  }
-  return chunks
-}
+/** By type, organization and key: the order in which all batches take their keys. Requests without a key keep their order. */
+export const inKeyOrder = (items: ReadonlyArray<EncodedRequest>): ReadonlyArray<EncodedRequest> =>
+  items.toSorted((a, b) => (a.identity === b.identity ? 0 : (a.identity ?? "") < (b.identity ?? "") ? -1 : 1))
