@@ -30,14 +30,21 @@ class Changing extends Data.TaggedError("Changing") {}
 // A table that is dropped while one of its objects is printed makes the printing fail with an internal error.
 const isDisturbed = (error: SqlError) => Failure.isLockConflict(error) || sqlState(error) === "XX000"
 
-/** Fails with `reason`, unless migrations are being applied right now and may remove it. */
-const unlessMigrating = Effect.fnUntraced(function* <E>(reason: E) {
-  return yield* Effect.fail((yield* Lock.isTaken) ? new Changing() : reason)
+/** Fails with `reason`, unless a run of migrations is about to remove it, or just did. */
+const unlessMigrating = Effect.fnUntraced(function* <E, E1, R1>(reason: E, unchanged: Effect.Effect<boolean, E1, R1>) {
+  // in this order: a run that has let go of the lock has committed, so what it did is seen now
+  const settled = !(yield* Lock.isTaken) && (yield* unchanged)
+  return yield* Effect.fail(settled ? reason : new Changing())
 })
 
+const historyExists = Effect.map(History.present, ({ history }) => history)
+
 const readHistory = Effect.gen(function* () {
-  if (!(yield* History.present).history) {
-    return yield* unlessMigrating(new HistoryMissing())
+  if (!(yield* historyExists)) {
+    return yield* unlessMigrating(
+      new HistoryMissing(),
+      Effect.map(historyExists, (exists) => !exists)
+    )
   }
   return yield* History.read
 })
@@ -54,7 +61,10 @@ const look = Effect.fnUntraced(function* (
   const history = yield* readHistory
   const pending = yield* History.judge(migrations, history)
   if (pending.length > 0) {
-    return yield* unlessMigrating(new MigrationsPending({ pending: pending.map(({ id, name }) => ({ id, name })) }))
+    return yield* unlessMigrating(
+      new MigrationsPending({ pending: pending.map(({ id, name }) => ({ id, name })) }),
+      Effect.map(History.read, (now) => History.isSame(history, now))
+    )
   }
   // The list of objects is as old as its statement, the definitions are as of now, and each statement sees what was
   // committed before it. If the history is the same afterwards, no migration came in between.

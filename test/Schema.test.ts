@@ -1,0 +1,269 @@
+import { assert, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { SqlClient } from "effect/sql/SqlClient"
+import { constraintName } from "../src/internal/sqlState.ts"
+import { rollback } from "./support/rollback.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
+
+type Row = Readonly<Record<string, unknown>>
+
+const at = "2026-01-01T00:00:00Z"
+const id = "01980000-0000-7000-8000-000000000001"
+const organization = "01980000-0000-7000-8000-00000000000a"
+
+/** One row per table that breaks no rule; what is not named has its default. */
+const valid = {
+  migration_history: { id: 999, name: "later", checksum: "0", breaking: false, applied_at: at },
+  job_definitions: { job_type: "a", created_at: at, updated_at: at },
+  job_queue: { id, job_type: "a", max_attempts: 3, next_run_at: at, created_at: at, updated_at: at },
+  job_attempts: {
+    job_id: id,
+    attempt: 1,
+    worker_id: "w",
+    leased_at: at,
+    lease_ms: 1000,
+    finished_at: at,
+    ended_as: "CANCELED",
+    leased_seq: 2
+  },
+  job_events: { job_id: id, seq: 1, event_type: "ENQUEUED", occurred_at: at },
+  job_dead_letters: {
+    job_id: id,
+    job_type: "a",
+    attempt: 1,
+    reason: "ATTEMPTS_EXHAUSTED",
+    failure_kind: "RETRYABLE",
+    payload_snapshot: {},
+    failed_at: at,
+    created_at: at
+  },
+  job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at }
+} as const satisfies Record<string, Row>
+type Table = keyof typeof valid
+
+const leased = {
+  status: "LEASED",
+  worker_id: "w",
+  leased_at: at,
+  lease_ms: 1000,
+  claim_origin: "DIRECT",
+  leased_seq: 2,
+  lease_expires_at: at
+}
+const keyed = { idempotency_key: "k", enqueue_request: {} }
+
+/** A rule, and each way to break it: the changes that make a valid row an invalid one, or `twice` the same row. */
+const cases: ReadonlyArray<readonly [Table, constraint: string, ...violations: ReadonlyArray<Row | "twice">]> = [
+  ["migration_history", "pk_migration_history", "twice"],
+
+  ["job_definitions", "pk_job_definitions", "twice"],
+  ["job_definitions", "chk_job_definitions_type_not_blank", { job_type: "" }, { job_type: "  " }],
+  ["job_definitions", "chk_job_definitions_version_positive", { version: 0 }],
+  ["job_definitions", "chk_job_definitions_max_attempts_positive", { max_attempts: 0 }],
+  ["job_definitions", "chk_job_definitions_timeout_positive", { default_timeout_seconds: 0 }],
+  ["job_definitions", "chk_job_definitions_priority_range", { default_priority: 101 }, { default_priority: -101 }],
+  ["job_definitions", "chk_job_definitions_retry_initial", { retry_initial_ms: 0 }],
+  ["job_definitions", "chk_job_definitions_retry_factor", { retry_factor: 0.9 }, { retry_factor: 101 }],
+  ["job_definitions", "chk_job_definitions_retry_max", { retry_initial_ms: 5, retry_max_ms: 4 }],
+  ["job_definitions", "chk_job_definitions_retry_jitter", { retry_jitter: -0.1 }, { retry_jitter: 1.1 }],
+  [
+    "job_definitions",
+    "chk_job_definitions_retry_overrides",
+    { retry_overrides: [] },
+    { retry_overrides: { code: "1" } },
+    { retry_overrides: { code: null } },
+    { retry_overrides: { code: 0 } },
+    { retry_overrides: { code: 1.5 } },
+    { retry_overrides: { good: 1, code: 2147483648 } }
+  ],
+
+  ["job_queue", "pk_job_queue", "twice"],
+  ["job_queue", "chk_job_queue_job_type_not_blank", { job_type: " " }],
+  ["job_queue", "chk_job_queue_payload_version_positive", { payload_version: 0 }],
+  ["job_queue", "chk_job_queue_status", { status: "pending" }],
+  ["job_queue", "chk_job_queue_priority_range", { priority: 101 }, { priority: -101 }],
+  ["job_queue", "chk_job_queue_run_number_positive", { run_number: 0 }],
+  ["job_queue", "chk_job_queue_attempt_nonnegative", { attempt: -1 }],
+  ["job_queue", "chk_job_queue_max_attempts_positive", { max_attempts: 0 }],
+  ["job_queue", "chk_job_queue_timeout_positive", { timeout_seconds: 0 }],
+  ["job_queue", "chk_job_queue_event_seq_positive", { event_seq: 0 }],
+  ["job_queue", "chk_job_queue_claim_origin", { ...leased, claim_origin: "SOMEWHERE" }],
+  ["job_queue", "chk_job_queue_stage_not_blank", { stage: " " }],
+  ["job_queue", "chk_job_queue_worker_id_not_blank", { ...leased, worker_id: " " }],
+  ["job_queue", "chk_job_queue_idempotency_key_not_blank", { ...keyed, idempotency_key: " " }],
+  [
+    "job_queue",
+    "chk_job_queue_execution_resource_key",
+    { execution_resource_key: "" },
+    { execution_resource_key: " \t\n" },
+    { execution_resource_key: "\u0085\u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000" },
+    { execution_resource_key: "é".repeat(257) }
+  ],
+  [
+    "job_queue",
+    "chk_job_queue_progress_nonnegative",
+    { progress_done: -1 },
+    { progress_total: -1 },
+    { progress_done: 2, progress_total: 1 }
+  ],
+  [
+    "job_queue",
+    "chk_job_queue_lease_shape",
+    { worker_id: "w" },
+    { lease_expires_at: at },
+    { started_seq: 3, attempt_started_at: at },
+    { ...leased, lease_expires_at: null },
+    { ...leased, leased_seq: null },
+    { ...leased, started_seq: 3 },
+    { status: "SUCCEEDED", finished_at: at, lease_expires_at: at }
+  ],
+  ["job_queue", "chk_job_queue_finished_shape", { status: "SUCCEEDED" }, { finished_at: at }],
+  ["job_queue", "chk_job_queue_workflow_shape", { workflow_run_id: id }, { workflow_step_id: id }],
+  ["job_queue", "ck_job_queue_idempotency_enqueue_request", { idempotency_key: "k" }],
+  ["job_queue", "uq_job_queue_type_idempotency_global", { id: undefined, ...keyed }],
+  ["job_queue", "uq_job_queue_type_idempotency_org", { id: undefined, organization_id: organization, ...keyed }],
+
+  ["job_attempts", "uq_job_attempts_job_run_attempt", "twice"],
+  ["job_attempts", "chk_job_attempts_attempt_positive", { attempt: 0 }],
+  ["job_attempts", "chk_job_attempts_run_number_positive", { run_number: 0 }],
+  ["job_attempts", "chk_job_attempts_worker_not_blank", { worker_id: " " }],
+  ["job_attempts", "chk_job_attempts_claim_origin", { claim_origin: "SOMEWHERE" }],
+  ["job_attempts", "chk_job_attempts_ended_as", { ended_as: "SOMEHOW" }],
+  ["job_attempts", "chk_job_attempts_outcome", { ended_as: "FAILED", outcome: "BAD", ended_seq: 3 }],
+  [
+    "job_attempts",
+    "chk_job_attempts_ending_shape",
+    { outcome: "TERMINAL" },
+    { ended_as: "FAILED", ended_seq: 3 },
+    { ended_as: "SUCCEEDED" },
+    { ended_seq: 3 },
+    { started_at: at },
+    { started_seq: 3 }
+  ],
+  ["job_attempts", "chk_job_attempts_retry_delay_nonnegative", { retry_delay_ms: -1 }],
+  [
+    "job_attempts",
+    "chk_job_attempts_retry_timing_source",
+    { effective_next_run_at: at, retry_timing_source: "SOMEWHERE" }
+  ],
+  [
+    "job_attempts",
+    "chk_job_attempts_retry_timing_audit_shape",
+    { effective_next_run_at: at },
+    { retry_timing_source: "POLICY" },
+    { requested_retry_not_before: at }
+  ],
+
+  ["job_events", "pk_job_events", "twice"],
+  ["job_events", "chk_job_events_seq_positive", { seq: 0 }],
+  ["job_events", "chk_job_events_attempt_nonnegative", { attempt: 0 }],
+  ["job_events", "chk_job_events_run_number_positive", { run_number: 0 }],
+  ["job_events", "chk_job_events_event_type", { event_type: "SOMETHING" }],
+  ["job_events", "chk_job_events_stage_not_blank", { stage: " " }],
+  ["job_events", "chk_job_events_progress_nonnegative", { progress_done: -1 }, { progress_done: 2, progress_total: 1 }],
+
+  ["job_dead_letters", "pk_job_dead_letters", "twice"],
+  ["job_dead_letters", "chk_job_dead_letters_run_number_positive", { run_number: 0 }],
+  ["job_dead_letters", "chk_job_dead_letters_attempt_positive", { attempt: 0 }],
+  ["job_dead_letters", "chk_job_dead_letters_reason", { reason: "BAD_LUCK" }],
+  ["job_dead_letters", "chk_job_dead_letters_failure_kind", { failure_kind: "BAD" }],
+
+  ["job_logs", "pk_job_logs", "twice"],
+  ["job_logs", "chk_job_logs_attempt_nonnegative", { attempt: -1 }],
+  ["job_logs", "chk_job_logs_run_number_positive", { run_number: 0 }],
+  ["job_logs", "chk_job_logs_level_not_blank", { level: " " }],
+  ["job_logs", "chk_job_logs_message_not_blank", { message: " " }]
+]
+
+const insert = Effect.fnUntraced(function* (table: Table, row: Row) {
+  const sql = yield* SqlClient
+  const present = Object.entries(row).filter(([, value]) => value !== undefined)
+  const columns = sql.csv(present.map(([name]) => sql`${sql(name)}`))
+  yield* sql`
+    INSERT INTO runledger.${sql(table)} (${columns}) OVERRIDING SYSTEM VALUE
+    SELECT ${columns}
+    FROM jsonb_populate_record(NULL::runledger.${sql(table)}, ${JSON.stringify(Object.fromEntries(present))}::jsonb)
+  `
+})
+
+const violated = Effect.fnUntraced(function* (table: Table, rows: ReadonlyArray<Row>) {
+  const error = yield* Effect.forEach(rows, (row) => insert(table, row)).pipe(rollback, Effect.flip)
+  return constraintName(error)
+})
+
+it.layer(TestDatabase.layer)("the schema", (it) => {
+  it.effect.each(Array.from(new Set(cases.map(([table]) => table)), (table) => ({ table })))(
+    "a valid row of $table is accepted",
+    ({ table }) => rollback(insert(table, valid[table]))
+  )
+
+  it.effect.each(cases.map(([table, constraint, ...violations]) => ({ table, constraint, violations })))(
+    "$constraint",
+    ({ table, constraint, violations }) =>
+      Effect.forEach(violations, (violation) =>
+        Effect.gen(function* () {
+          const row = violation === "twice" ? valid[table] : { ...valid[table], ...violation }
+          // two rows that each are fine break what is unique
+          const rows = violation === "twice" || constraint.startsWith("uq_") ? [row, row] : [row]
+          assert.strictEqual(yield* violated(table, rows), constraint, JSON.stringify(violation))
+        })
+      )
+  )
+
+  it.effect("a definition is never deleted", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      const error = yield* insert("job_definitions", valid.job_definitions).pipe(
+        Effect.andThen(sql`DELETE FROM runledger.job_definitions WHERE job_type = 'a'`),
+        rollback,
+        Effect.flip
+      )
+      assert.strictEqual(constraintName(error), "os_job_definitions_delete")
+    })
+  )
+
+  it.effect("each named rule of the catalog is violated above", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      const rows = yield* sql<{ name: string }>`
+        SELECT c.conname AS name
+        FROM pg_constraint c
+        JOIN pg_namespace n ON n.oid = c.connamespace
+        WHERE n.nspname = 'runledger'
+          AND c.contype <> 'n'
+        UNION
+        SELECT x.relname
+        FROM pg_index i
+        JOIN pg_class x ON x.oid = i.indexrelid
+        JOIN pg_namespace n ON n.oid = x.relnamespace
+        WHERE n.nspname = 'runledger'
+          AND i.indisunique
+      `
+      assert.deepStrictEqual(rows.map((row) => row.name).sort(), cases.map(([, constraint]) => constraint).sort())
+    })
+  )
+
+  it.effect("uuidv7() makes ids of version 7 that sort by creation", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      const before = Date.now()
+      const rows = yield* sql<{ id: string }>`SELECT runledger.uuidv7() AS id FROM generate_series(1, 2000)`
+      const ids = rows.map((row) => row.id)
+      for (const id of ids) {
+        assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+        const millis = Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16)
+        assert.isAtLeast(millis, before - 5000)
+        assert.isAtMost(millis, Date.now() + 5000)
+      }
+      assert.strictEqual(new Set(ids).size, ids.length)
+
+      // sleeping past the resolution of the time inside, ids are in order whatever their random part
+      const later: Array<string> = []
+      for (let index = 0; index < 50; index++) {
+        const [row] = yield* sql<{ id: string }>`SELECT runledger.uuidv7() AS id, pg_sleep(0.001)`
+        later.push(row?.id ?? "")
+      }
+      assert.deepStrictEqual([...later].sort(), later)
+    })
+  )
+})
