@@ -21,15 +21,18 @@ AS $$
 DECLARE
   micros bigint;
 BEGIN
-  IF current_setting('server_version_num')::int >= 180000 THEN
+  IF pg_catalog.current_setting('server_version_num')::int >= 180000 THEN
     RETURN pg_catalog.uuidv7();
   END IF;
   -- 48 bits of milliseconds, 12 bits of the fraction below, the rest random: ids of one server sort by creation
-  micros := floor(extract(epoch FROM clock_timestamp()) * 1000000);
-  RETURN encode(
+  micros := pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000);
+  RETURN pg_catalog.encode(
     overlay(
-      overlay(uuid_send(gen_random_uuid()) PLACING substring(int8send(micros / 1000) FROM 3) FROM 1 FOR 6)
-      PLACING substring(int8send((7 << 12) | (micros % 1000 * 4096 / 1000)) FROM 7) FROM 7 FOR 2
+      overlay(
+        pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+        PLACING substring(pg_catalog.int8send(micros / 1000) FROM 3) FROM 1 FOR 6
+      )
+      PLACING substring(pg_catalog.int8send((7 << 12) | (micros % 1000 * 4096 / 1000)) FROM 7) FROM 7 FOR 2
     ),
     'hex'
   )::uuid;
@@ -140,6 +143,7 @@ $$`,
   CONSTRAINT chk_job_queue_max_attempts_positive CHECK (max_attempts > 0),
   CONSTRAINT chk_job_queue_timeout_positive CHECK (timeout_seconds > 0),
   CONSTRAINT chk_job_queue_event_seq_positive CHECK (event_seq > 0),
+  CONSTRAINT chk_job_queue_lease_ms_positive CHECK (lease_ms > 0),
   CONSTRAINT chk_job_queue_claim_origin CHECK (claim_origin IN ('DIRECT', 'WORKER_PRESTART')),
   CONSTRAINT chk_job_queue_stage_not_blank CHECK (length(trim(stage)) > 0),
   CONSTRAINT chk_job_queue_worker_id_not_blank CHECK (length(trim(worker_id)) > 0),
@@ -243,6 +247,7 @@ $$`,
   CONSTRAINT chk_job_attempts_attempt_positive CHECK (attempt > 0),
   CONSTRAINT chk_job_attempts_run_number_positive CHECK (run_number > 0),
   CONSTRAINT chk_job_attempts_worker_not_blank CHECK (length(trim(worker_id)) > 0),
+  CONSTRAINT chk_job_attempts_lease_ms_positive CHECK (lease_ms > 0),
   CONSTRAINT chk_job_attempts_claim_origin CHECK (claim_origin IN ('DIRECT', 'WORKER_PRESTART')),
   CONSTRAINT chk_job_attempts_ended_as CHECK (
     ended_as IN ('SUCCEEDED', 'FAILED', 'CANCELED', 'CONTINUED', 'LEASE_EXPIRED')

@@ -138,6 +138,7 @@ END) STORED`,
       "CHECK ((ended_as = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'CANCELED'::text, 'CONTINUED'::text, 'LEASE_EXPIRED'::text])))",
     "job_attempts.chk_job_attempts_ending_shape":
       "CHECK ((((outcome IS NOT NULL) = (ended_as = ANY (ARRAY['FAILED'::text, 'LEASE_EXPIRED'::text]))) AND ((ended_seq IS NOT NULL) = (ended_as = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'LEASE_EXPIRED'::text]))) AND ((started_at IS NULL) = (started_seq IS NULL))))",
+    "job_attempts.chk_job_attempts_lease_ms_positive": "CHECK ((lease_ms > 0))",
     "job_attempts.chk_job_attempts_outcome":
       "CHECK ((outcome = ANY (ARRAY['RETRYABLE'::text, 'TERMINAL'::text, 'PANICKED'::text, 'TIMEOUT'::text, 'LEASE_EXPIRED'::text])))",
     "job_attempts.chk_job_attempts_retry_delay_nonnegative": "CHECK ((retry_delay_ms >= 0))",
@@ -194,6 +195,7 @@ END) STORED`,
       "CHECK (((status = ANY (ARRAY['SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])) = (finished_at IS NOT NULL)))",
     "job_queue.chk_job_queue_idempotency_key_not_blank": "CHECK ((length(TRIM(BOTH FROM idempotency_key)) > 0))",
     "job_queue.chk_job_queue_job_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "job_queue.chk_job_queue_lease_ms_positive": "CHECK ((lease_ms > 0))",
     "job_queue.chk_job_queue_lease_shape":
       "CHECK ((((status = 'LEASED'::text) = (num_nulls(worker_id, leased_at, lease_ms, claim_origin, leased_seq, lease_expires_at) = 0)) AND ((status = 'LEASED'::text) OR (num_nonnulls(worker_id, leased_at, lease_ms, claim_origin, leased_seq, started_seq) = 0)) AND ((lease_expires_at IS NULL) OR (status = ANY (ARRAY['LEASED'::text, 'CANCELED'::text]))) AND ((attempt_started_at IS NULL) = (started_seq IS NULL))))",
     "job_queue.chk_job_queue_max_attempts_positive": "CHECK ((max_attempts > 0))",
@@ -252,15 +254,18 @@ AS $function$
 DECLARE
   micros bigint;
 BEGIN
-  IF current_setting('server_version_num')::int >= 180000 THEN
+  IF pg_catalog.current_setting('server_version_num')::int >= 180000 THEN
     RETURN pg_catalog.uuidv7();
   END IF;
   -- 48 bits of milliseconds, 12 bits of the fraction below, the rest random: ids of one server sort by creation
-  micros := floor(extract(epoch FROM clock_timestamp()) * 1000000);
-  RETURN encode(
+  micros := pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000);
+  RETURN pg_catalog.encode(
     overlay(
-      overlay(uuid_send(gen_random_uuid()) PLACING substring(int8send(micros / 1000) FROM 3) FROM 1 FOR 6)
-      PLACING substring(int8send((7 << 12) | (micros % 1000 * 4096 / 1000)) FROM 7) FROM 7 FOR 2
+      overlay(
+        pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+        PLACING substring(pg_catalog.int8send(micros / 1000) FROM 3) FROM 1 FOR 6
+      )
+      PLACING substring(pg_catalog.int8send((7 << 12) | (micros % 1000 * 4096 / 1000)) FROM 7) FROM 7 FOR 2
     ),
     'hex'
   )::uuid;
