@@ -31,7 +31,7 @@ export interface LogLine {
   readonly message: string
   /** Any JSON of at most 2 MiB. Default: `{}`. */
   readonly payload?: Schema.Json | undefined
-  /** When it was said. Default: the time of the statement. */
+  /** When it was said, between the years 1 and 9999. Default: the time of the statement. */
   readonly occurredAt?: DateTime.Utc | undefined
 }
 
@@ -137,7 +137,8 @@ const encode = Effect.fnUntraced(function* (
     Args.integer("runNumber", runNumber, 1) ??
     (attempt === undefined ? undefined : Args.integer("attempt", attempt, 0)) ??
     Args.name("level", level, 32) ??
-    (text.trim() === "" ? new InvalidArgument({ argument: "message", rule: "must not be blank" }) : undefined)
+    (occurredAt === undefined ? undefined : Args.instant("occurredAt", occurredAt)) ??
+    (Args.isBlank(text) ? new InvalidArgument({ argument: "message", rule: "must not be blank" }) : undefined)
   if (invalid !== undefined) return yield* invalid
   const encoded = JsonText.encode(payload ?? {})
   if (Result.isFailure(encoded)) return yield* new InvalidArgument({ argument: "payload", rule: encoded.failure })

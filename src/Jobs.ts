@@ -13,5 +13,12 @@ export * from "./jobs/enqueue.ts"
 export * from "./jobs/lease.ts"
 export * from "./jobs/ledger.ts"
 export * from "./jobs/read.ts"
-export { type Reaped, type ReapedLease, type ReapOptions, type ReapReason, reapExpiredLeases } from "./jobs/reap.ts"
+export {
+  type PostponedLease,
+  type Reaped,
+  type ReapedLease,
+  type ReapOptions,
+  type ReapReason,
+  reapExpiredLeases
+} from "./jobs/reap.ts"
 export { type ReleaseOptions, type ReleaseReason, releaseUnstarted } from "./jobs/release.ts"

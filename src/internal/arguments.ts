@@ -1,6 +1,7 @@
 /**
  * Rules for arguments, checked before anything is sent. Each returns the violation, or `undefined`.
  */
+import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import { InvalidArgument } from "../Reason.ts"
 
@@ -12,9 +13,12 @@ const invalid = (argument: string, rule: string) => new InvalidArgument({ argume
 const blank = /^[\s\u0085]*$/u
 const unstorable = /\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/
 
+/** Whether the text shows nothing. */
+export const isBlank = (value: string): boolean => blank.test(value)
+
 /** Text that is not blank, at most `maxBytes` of UTF-8, and storable. */
 export const name = (argument: string, value: string, maxBytes: number): InvalidArgument | undefined =>
-  typeof value !== "string" || blank.test(value)
+  typeof value !== "string" || isBlank(value)
     ? invalid(argument, "must not be blank")
     : unstorable.test(value)
       ? invalid(argument, "must not contain U+0000 or an unpaired surrogate")
@@ -44,6 +48,16 @@ export const printedUuid = (argument: string, value: string): InvalidArgument | 
   uuidPattern.test(value) && value === value.toLowerCase()
     ? undefined
     : invalid(argument, "must be a UUID in lower case")
+
+/** The instants that have an ISO text of four digits for the year, which PostgreSQL reads. */
+export const minInstant = DateTime.makeUnsafe("0001-01-01T00:00:00Z")
+export const maxInstant = DateTime.makeUnsafe("9999-12-31T23:59:59.999Z")
+
+/** An instant between {@link minInstant} and {@link maxInstant}. */
+export const instant = (argument: string, value: DateTime.Utc): InvalidArgument | undefined =>
+  DateTime.isLessThan(value, minInstant) || DateTime.isGreaterThan(value, maxInstant)
+    ? invalid(argument, "must lie between the years 1 and 9999")
+    : undefined
 
 /** A number of rows between 1 and `maximum`. */
 export const atMost = (argument: string, length: number, maximum: number): InvalidArgument | undefined =>

@@ -9,7 +9,7 @@ import { InvalidArgument, InvalidCompletionProgress, InvalidContinuationDelay, I
 import type { EncodedContinuation } from "./continuation.ts"
 import type { EncodedFailure } from "./failure.ts"
 import { invalidLease } from "./fence.ts"
-import { maxBatch, maxCodeBytes, maxDelayMillis, maxInstant, minInstant } from "./limits.ts"
+import { maxBatch, maxCodeBytes, maxDelayMillis } from "./limits.ts"
 import { isProgress } from "./progress.ts"
 import type { EncodedSuccess } from "./success.ts"
 
@@ -97,9 +97,9 @@ export const encodeFailure = Effect.fnUntraced(function* (
     // no delay is no hint
     if (afterMillis === 0) afterMillis = undefined
   } else if (retryNotBefore !== undefined) {
-    if (DateTime.isGreaterThan(retryNotBefore.at, maxInstant)) return yield* new InvalidRetryTiming()
+    if (DateTime.isGreaterThan(retryNotBefore.at, Args.maxInstant)) return yield* new InvalidRetryTiming()
     // an instant before any policy's time bounds nothing
-    notBefore = DateTime.isLessThan(retryNotBefore.at, minInstant) ? undefined : DateTime.formatIso(retryNotBefore.at)
+    notBefore = DateTime.isLessThan(retryNotBefore.at, Args.minInstant) ? undefined : DateTime.formatIso(retryNotBefore.at)
   }
   return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
 })

@@ -140,29 +140,32 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
     firsts.push(encoded)
   }
   const chunks = chunksOf(inKeyOrder(firsts), maxBatch, ({ text }) => text.length)
-  const inserting = Effect.forEach(chunks, (chunk) => insert(chunk, answers), { discard: true })
-  yield* chunks.length > 1 ? transaction(inserting) : inserting
-
-  // A repeated key never reaches the statement: what it is compared with is the first request, which is the stored one unless
-  // the first was itself refused.
-  const again: Array<EncodedRequest> = []
-  for (const [encoded, first] of repeats) {
-    const answer = answers.get(first.ordinal)
-    if (answer === undefined) return yield* new QueryFailed({})
-    const fields = differences(encoded.snapshot, first.snapshot)
-    if (fields.length === 0) {
-      answers.set(
-        encoded.ordinal,
-        Result.map(answer, (enqueued) => ({ ...enqueued, disposition: "existing" as const }))
-      )
-    } else if (Result.isSuccess(answer)) {
-      answers.set(encoded.ordinal, Result.fail(new IdempotencyConflict({ jobId: answer.success.jobId, fields })))
-    } else {
-      again.push(encoded)
+  const inserting = Effect.gen(function* () {
+    yield* Effect.forEach(chunks, (chunk) => insert(chunk, answers), { discard: true })
+    // A repeated key never reaches the statement: what it is compared with is the first request, which is the stored one
+    // unless the first was itself refused.
+    const again: Array<EncodedRequest> = []
+    for (const [encoded, first] of repeats) {
+      const answer = answers.get(first.ordinal)
+      if (answer === undefined) return yield* new QueryFailed({})
+      const fields = differences(encoded.snapshot, first.snapshot)
+      if (fields.length === 0) {
+        answers.set(
+          encoded.ordinal,
+          Result.map(answer, (enqueued) => ({ ...enqueued, disposition: "existing" as const }))
+        )
+      } else if (Result.isSuccess(answer)) {
+        answers.set(encoded.ordinal, Result.fail(new IdempotencyConflict({ jobId: answer.success.jobId, fields })))
+      } else {
+        again.push(encoded)
+      }
     }
-  }
-  // different from a request that was refused: each is compared with what is stored, one by one
-  yield* Effect.forEach(again, (encoded) => insert([encoded], answers), { discard: true })
+    // different from a request that was refused: each is compared with what is stored, one by one
+    yield* Effect.forEach(again, (encoded) => insert([encoded], answers), { discard: true })
+    return undefined
+  })
+  // several statements are one: all of them, or none
+  yield* chunks.length > 1 || repeats.length > 0 ? transaction(inserting) : inserting
 
   const due = requests.flatMap((request, ordinal) => {
     const answer = answers.get(ordinal)

@@ -6,7 +6,7 @@ import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
 import { Stage } from "../Job.ts"
 import { InvalidArgument } from "../Reason.ts"
-import { maxDelayMillis, maxInstant, maxKeyBytes, maxTypeBytes, minInstant } from "./limits.ts"
+import { maxDelayMillis, maxKeyBytes, maxTypeBytes } from "./limits.ts"
 
 /** What a job is given beside its payload. What is left out comes from the definition of its type. */
 export interface EnqueueOptions {
@@ -72,7 +72,8 @@ export const encode = Effect.fnUntraced(function* (
     (maxAttempts === undefined ? undefined : Args.integer(`${path}maxAttempts`, maxAttempts, 1)) ??
     (request.timeout === undefined ? undefined : Args.integer(`${path}timeout`, timeoutSeconds ?? Number.NaN, 1)) ??
     (idempotencyKey === undefined ? undefined : Args.name(`${path}idempotencyKey`, idempotencyKey, maxKeyBytes)) ??
-    Args.integer(`${path}payloadVersion`, payloadVersion, 1)
+    Args.integer(`${path}payloadVersion`, payloadVersion, 1) ??
+    (runAt === undefined ? undefined : Args.instant(`${path}runAt`, runAt))
   if (invalid !== undefined) return yield* invalid
   if (!Stage.literals.includes(stage)) {
     return yield* argument("stage", `must be one of ${Stage.literals.join(", ")}`)
@@ -80,9 +81,6 @@ export const encode = Effect.fnUntraced(function* (
   if (request.delay !== undefined && runAt !== undefined) return yield* argument("delay", "must not stand beside runAt")
   if (request.delay !== undefined && (delay === undefined || delay < 0 || delay > maxDelayMillis)) {
     return yield* argument("delay", "must last between 0 and 36,525 days")
-  }
-  if (runAt !== undefined && (DateTime.isLessThan(runAt, minInstant) || DateTime.isGreaterThan(runAt, maxInstant))) {
-    return yield* argument("runAt", "must lie between the years 1 and 9999")
   }
   const payload = yield* Effect.mapError(Effect.fromResult(JsonText.encode(request.payload)), (rule) =>
     argument("payload", rule)

@@ -64,7 +64,7 @@ export const disposeOf = (sql: SqlClient): Fragment =>
           ELSE 'ATTEMPTS_EXHAUSTED'
         END AS dead_letter_reason,
         COALESCE(
-          (d.retry_overrides ->> f.code)::integer,
+          (d.retry_overrides -> f.code)::integer,
           GREATEST(1, LEAST(2147483647, round(
             LEAST(
               COALESCE(d.retry_initial_ms, 10000) * power(COALESCE(d.retry_factor, 2), LEAST(f.attempt - 1, 100)),

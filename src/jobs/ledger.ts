@@ -164,7 +164,12 @@ export const events: (
         UNION ALL
         SELECT
           a.ended_seq + 1, a.run_number, a.attempt, 'DEAD_LETTERED', NULL, NULL, NULL,
-          jsonb_build_object('kind', a.outcome, 'error_code', a.error_code),
+          jsonb_strip_nulls(jsonb_build_object(
+            'kind', a.outcome,
+            'error_code', a.error_code,
+            'started_without_renewal_heartbeat',
+            CASE WHEN a.ended_as = 'LEASE_EXPIRED' THEN a.started_at IS NOT NULL AND NOT a.renewed END
+          )),
           a.finished_at
         FROM attempt a
         WHERE a.outcome IS NOT NULL AND a.effective_next_run_at IS NULL
@@ -344,7 +349,7 @@ export interface DeadLettersOptions {
 /**
  * The dead letters, latest first: what failed for good, why, and with what payload.
  *
- * Fails with `InvalidPagination` (limit), `InvalidArgument` (ids, type), or what any read can fail with. Locks nothing.
+ * Fails with `InvalidPagination` (limit), `InvalidArgument` (ids, type, cursor), or what any read can fail with. Locks nothing.
  *
  * @example
  * ```ts
@@ -361,7 +366,9 @@ export const deadLetters: (
       invalidLimit(limit) ??
       invalidScope(scope) ??
       (jobType === undefined ? undefined : Args.name("jobType", jobType, maxTypeBytes)) ??
-      (before === undefined ? undefined : Args.uuid("before.jobId", before.jobId))
+      (before === undefined
+        ? undefined
+        : (Args.uuid("before.jobId", before.jobId) ?? Args.instant("before.failedAt", before.failedAt)))
     if (invalid !== undefined) return yield* invalid
     const sql = yield* Sql.client
     const rows = yield* sql`

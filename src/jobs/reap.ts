@@ -8,6 +8,7 @@ import { nullable } from "../internal/columns.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
 import * as Sql from "../internal/sql.ts"
+import { transaction } from "../internal/transaction.ts"
 import { JobId } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
@@ -34,8 +35,17 @@ export interface ReapedLease {
 /** What {@link reapExpiredLeases} did. */
 export interface Reaped {
   readonly leases: ReadonlyArray<ReapedLease>
-  /** Jobs that the database would not let us write; their leases were prolonged by 30 seconds, so that others come first. */
-  readonly postponed: ReadonlyArray<{ readonly jobId: JobId; readonly reason: WriteReason }>
+  /**
+   * Jobs that the database would not let us write. Their leases were prolonged by 30 seconds, so that others come first; where
+   * the database refused even that, they are left as they are, and met again by the next reaper.
+   */
+  readonly postponed: ReadonlyArray<PostponedLease>
+}
+
+/** A job that could not be written, and why. */
+export interface PostponedLease {
+  readonly jobId: JobId
+  readonly reason: WriteReason
 }
 
 /** What to reap. */
@@ -73,35 +83,40 @@ export const reapExpiredLeases: (options: ReapOptions) => Effect.Effect<Reaped, 
     const invalid = Args.integer("limit", limit, 1, maxBatch)
     if (invalid !== undefined) return yield* invalid
     const leases: Array<ReapedLease> = []
-    const postponed: Array<{ readonly jobId: JobId; readonly reason: WriteReason }> = []
+    const postponed: Array<PostponedLease> = []
     let size = limit
     for (let left = limit; left > 0; ) {
-      const round = yield* savepointInCallers(reap(Math.min(size, left))).pipe(
+      size = Math.min(size, left)
+      const aside = postponed.map(({ jobId }) => jobId)
+      const round = yield* savepointInCallers(reap(size, aside)).pipe(
         readCommitted("job.unsupported_isolation"),
-        Effect.catchIf(isPoisoned, (reason) => Effect.succeed({ reason }))
+        Effect.catchIf(isPoisoned, () => Effect.succeed(undefined))
       )
-      if (!("reason" in round)) {
+      if (round !== undefined) {
         leases.push(...round)
-        if (round.length < Math.min(size, left)) break
-        left -= round.length
-        continue
+        if (round.length < size) break
+        left -= size
+      } else if (size > 1) {
+        size = Math.floor(size / 2)
+      } else {
+        const next = yield* readCommitted("job.unsupported_isolation")(reapOrPostpone(aside))
+        if (next === undefined) break
+        if ("reason" in next) postponed.push(next)
+        else leases.push(...next)
+        left -= 1
+        size = left
       }
-      if (size > 1) {
-        size = Math.floor(Math.min(size, left) / 2)
-        continue
-      }
-      const jobId = yield* postpone
-      if (Option.isNone(jobId)) break
-      postponed.push({ jobId: jobId.value, reason: round.reason })
-      left -= 1
     }
     const due = leases.filter(({ disposition }) => disposition._tag === "Released")
     if (due.length > 0) yield* markDue(due.map(({ jobType }) => jobType))
     return { leases, postponed }
   }, writing("Jobs.reapExpiredLeases"))
 
+/** Reaps the first leases in line, except those put aside; or only the one given, which the transaction has locked. */
 const reap = Effect.fnUntraced(function* (
-  limit: number
+  limit: number,
+  aside: ReadonlyArray<JobId>,
+  only?: JobId
 ): Effect.fn.Return<ReadonlyArray<ReapedLease>, SqlError | NotReadCommitted | QueryFailed, SqlClient> {
   const { sql, instant, clock } = yield* Sql.clocked
   const rows = yield* sql`
@@ -114,6 +129,8 @@ const reap = Effect.fnUntraced(function* (
       FROM runledger.job_queue q
       WHERE q.status = 'LEASED' AND q.lease_expires_at <= (SELECT at FROM input)
         AND q.workflow_run_id IS NULL
+        ${aside.length === 0 ? sql.literal("") : sql`AND q.id <> ALL (${aside}::uuid[])`}
+        ${only === undefined ? sql.literal("") : sql`AND q.id = ${only}::uuid`}
         AND ${sql.literal(isReadCommitted)}
       ORDER BY q.lease_expires_at, q.id
       LIMIT ${limit}
@@ -179,22 +196,36 @@ const decodeLease = Schema.decodeUnknownOption(
   })
 )
 
-/** Moves the lease that is next in line out of the way: nothing else of the row changes. */
-const postpone = Effect.gen(function* () {
-  const { sql, instant } = yield* Sql.clocked
-  const [row] = yield* sql`
-    WITH head AS MATERIALIZED (
-      SELECT q.id
-      FROM runledger.job_queue q
-      WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant} AND q.workflow_run_id IS NULL
-      ORDER BY q.lease_expires_at, q.id
-      LIMIT 1
-      FOR NO KEY UPDATE SKIP LOCKED
-    )
-    UPDATE runledger.job_queue q
-    SET lease_expires_at = ${instant} + interval '30 seconds'
-    WHERE q.id = ANY (ARRAY(SELECT id FROM head))
-    RETURNING q.id
-  `
-  return row === undefined ? Option.none<JobId>() : Schema.decodeUnknownOption(JobId)(row.id)
-})
+/**
+ * Locks the lease that is next in line and reaps it alone; if the database refuses, moves that one out of the way. The lock
+ * makes sure that it is the one at fault: other reapers may be at work on the same rows. `undefined` if nothing is in line.
+ */
+const reapOrPostpone = (aside: ReadonlyArray<JobId>) =>
+  transaction(
+    Effect.gen(function* () {
+      const { sql, instant } = yield* Sql.clocked
+      const [row] = yield* sql`
+        SELECT q.id
+        FROM runledger.job_queue q
+        WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant} AND q.workflow_run_id IS NULL
+          AND q.id <> ALL (${aside}::uuid[])
+        ORDER BY q.lease_expires_at, q.id
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+      `
+      if (row === undefined) return undefined
+      const jobId = Option.getOrUndefined(Schema.decodeUnknownOption(JobId)(row.id))
+      if (jobId === undefined) return yield* new QueryFailed({})
+      return yield* transaction(reap(1, [], jobId)).pipe(
+        Effect.catchIf(isPoisoned, (reason) =>
+          // nothing else of the row changes
+          transaction(sql`
+            UPDATE runledger.job_queue SET lease_expires_at = ${instant} + interval '30 seconds' WHERE id = ${jobId}::uuid
+          `).pipe(
+            Effect.catchIf(isPoisoned, () => Effect.void),
+            Effect.as<PostponedLease>({ jobId, reason })
+          )
+        )
+      )
+    })
+  )
