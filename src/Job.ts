@@ -162,5 +162,6 @@ export const JobRow = JobRecord.pipe(
 export const jobColumns = `
   id, job_type, payload_version, organization_id, payload, status, priority, run_number, attempt, max_attempts,
   timeout_seconds, next_run_at, lease_expires_at, last_heartbeat_at, worker_id, started_at, finished_at, stage,
-  progress_done, progress_total, progress_pct::float8 AS progress_pct, checkpoint, output, idempotency_key,
+  progress_done, progress_total,
+  CASE WHEN progress_total > 0 THEN round(progress_done * 100.0 / progress_total, 2)::float8 END AS progress_pct, checkpoint, output, idempotency_key,
   status_reason, last_error_code, last_error_message, workflow_run_id, workflow_step_id, created_at, updated_at`

@@ -110,16 +110,6 @@ const cases: ReadonlyArray<Case> = [
     actual: /DEFAULT now\(\)$/
   },
   {
-    title: "another generated expression",
-    change: [
-      `${queue} DROP COLUMN progress_pct`,
-      `${queue} ADD COLUMN progress_pct numeric GENERATED ALWAYS AS (progress_done) STORED`
-    ],
-    kind: "column",
-    name: "job_queue.progress_pct",
-    actual: /GENERATED ALWAYS AS/
-  },
-  {
     title: "a generated column that has become an ordinary one",
     change: ["ALTER TABLE runledger.job_logs ALTER COLUMN id DROP IDENTITY"],
     kind: "column",

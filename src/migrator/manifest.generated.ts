@@ -106,11 +106,6 @@ export const manifest: Definitions = {
     "job_queue.payload_version": "integer NOT NULL DEFAULT 1",
     "job_queue.priority": "integer NOT NULL DEFAULT 0",
     "job_queue.progress_done": "bigint",
-    "job_queue.progress_pct": `numeric GENERATED ALWAYS AS (
-CASE
-    WHEN (progress_total > 0) THEN round((((progress_done)::numeric * (100)::numeric) / (progress_total)::numeric), 2)
-    ELSE NULL::numeric
-END) STORED`,
     "job_queue.progress_total": "bigint",
     "job_queue.renewed": "boolean NOT NULL DEFAULT false",
     "job_queue.run_number": "integer NOT NULL DEFAULT 1",
@@ -136,9 +131,6 @@ END) STORED`,
       "CHECK ((claim_origin = ANY (ARRAY['DIRECT'::text, 'WORKER_PRESTART'::text])))",
     "job_attempts.chk_job_attempts_ended_as":
       "CHECK ((ended_as = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'CANCELED'::text, 'CONTINUED'::text, 'LEASE_EXPIRED'::text])))",
-    "job_attempts.chk_job_attempts_ending_shape":
-      "CHECK ((((outcome IS NOT NULL) = (ended_as = ANY (ARRAY['FAILED'::text, 'LEASE_EXPIRED'::text]))) AND ((ended_seq IS NOT NULL) = (ended_as = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'LEASE_EXPIRED'::text]))) AND ((started_at IS NULL) = (started_seq IS NULL))))",
-    "job_attempts.chk_job_attempts_lease_ms_positive": "CHECK ((lease_ms > 0))",
     "job_attempts.chk_job_attempts_outcome":
       "CHECK ((outcome = ANY (ARRAY['RETRYABLE'::text, 'TERMINAL'::text, 'PANICKED'::text, 'TIMEOUT'::text, 'LEASE_EXPIRED'::text])))",
     "job_attempts.chk_job_attempts_retry_delay_nonnegative": "CHECK ((retry_delay_ms >= 0))",
@@ -186,20 +178,11 @@ END) STORED`,
     "job_logs.chk_job_logs_run_number_positive": "CHECK ((run_number > 0))",
     "job_logs.pk_job_logs": "PRIMARY KEY (job_id, id)",
     "job_queue.chk_job_queue_attempt_nonnegative": "CHECK ((attempt >= 0))",
-    "job_queue.chk_job_queue_claim_origin":
-      "CHECK ((claim_origin = ANY (ARRAY['DIRECT'::text, 'WORKER_PRESTART'::text])))",
-    "job_queue.chk_job_queue_event_seq_positive": "CHECK ((event_seq > 0))",
     "job_queue.chk_job_queue_execution_resource_key":
       "CHECK (((execution_resource_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(execution_resource_key) <= 512)))",
-    "job_queue.chk_job_queue_finished_shape":
-      "CHECK (((status = ANY (ARRAY['SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])) = (finished_at IS NOT NULL)))",
     "job_queue.chk_job_queue_idempotency_key_not_blank": "CHECK ((length(TRIM(BOTH FROM idempotency_key)) > 0))",
-    "job_queue.chk_job_queue_job_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
-    "job_queue.chk_job_queue_lease_ms_positive": "CHECK ((lease_ms > 0))",
-    "job_queue.chk_job_queue_lease_shape":
-      "CHECK ((((status = 'LEASED'::text) = (num_nulls(worker_id, leased_at, lease_ms, claim_origin, leased_seq, lease_expires_at) = 0)) AND ((status = 'LEASED'::text) OR (num_nonnulls(worker_id, leased_at, lease_ms, claim_origin, leased_seq, started_seq) = 0)) AND ((lease_expires_at IS NULL) OR (status = ANY (ARRAY['LEASED'::text, 'CANCELED'::text]))) AND ((attempt_started_at IS NULL) = (started_seq IS NULL))))",
+    "job_queue.chk_job_queue_lease_shape": "CHECK (((status = 'LEASED'::text) = (worker_id IS NOT NULL)))",
     "job_queue.chk_job_queue_max_attempts_positive": "CHECK ((max_attempts > 0))",
-    "job_queue.chk_job_queue_payload_version_positive": "CHECK ((payload_version > 0))",
     "job_queue.chk_job_queue_priority_range": "CHECK (((priority >= '-100'::integer) AND (priority <= 100)))",
     "job_queue.chk_job_queue_progress_nonnegative":
       "CHECK (((progress_done >= 0) AND (progress_total >= 0) AND (progress_done <= progress_total)))",
@@ -209,7 +192,6 @@ END) STORED`,
       "CHECK ((status = ANY (ARRAY['PENDING'::text, 'LEASED'::text, 'SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])))",
     "job_queue.chk_job_queue_timeout_positive": "CHECK ((timeout_seconds > 0))",
     "job_queue.chk_job_queue_worker_id_not_blank": "CHECK ((length(TRIM(BOTH FROM worker_id)) > 0))",
-    "job_queue.chk_job_queue_workflow_shape": "CHECK (((workflow_run_id IS NULL) = (workflow_step_id IS NULL)))",
     "job_queue.ck_job_queue_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "job_queue.pk_job_queue": "PRIMARY KEY (id)",
