@@ -431,7 +431,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Jobs: notifications", (
       while ((yield* heard) === type) times++
       assert.isAtLeast(times, 2)
       assert.isAtMost(times, Math.ceil((ended - start) / 150) + 2)
-      assert.isAbove(enqueued, 20)
+      assert.isAbove(enqueued * 10, 3 * times)
     }).pipe(Effect.provideService(NotifyInterval, 150))
   )
 

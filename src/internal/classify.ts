@@ -59,10 +59,11 @@ export const classifyWrite = (
   commits: boolean
 ): WriteReason => {
   const state = sqlState(error)
-  // the server answered with an error, or the connection was never made: certainly not written
+  // the server answered with an error, or the connection was never made: certainly not written. Class 08 is no answer of the
+  // server: it is what a pooler in between says of a connection that it lost
   if (
     commits &&
-    state === undefined &&
+    (state === undefined || state.startsWith("08")) &&
     error.reason._tag === "ConnectionError" &&
     error.reason.operation !== "connect"
   ) {

@@ -16,8 +16,9 @@ import * as Sql from "./sql.ts"
  * leaves no half-written rows.
  *
  * Failures of the database become reasons here, because only here is it known what they mean: until COMMIT was sent nothing
- * is written, and a COMMIT that was not answered leaves the outcome open. Effect's transaction dies when its ROLLBACK fails
- * (as it does on a dead connection); that defect is turned back into the failure that came first.
+ * is written, and a COMMIT that was not answered leaves the outcome open. Effect's transaction dies when its ROLLBACK or the
+ * RELEASE of its savepoint fails (as they do on a dead connection); that defect is turned back into the failure that came
+ * first.
  */
 export const transaction = <A, E, R>(
   self: Effect.Effect<A, E | SqlError, R>
@@ -40,10 +41,13 @@ export const transaction = <A, E, R>(
       sql.withTransaction,
       Effect.provideService(BeginTransaction, "BEGIN ISOLATION LEVEL READ COMMITTED"),
       Effect.catchCause((cause) => {
-        const lost = cause.reasons.some((reason) => Cause.isDieReason(reason) && isSqlError(reason.defect))
-        return lost && body !== undefined && Exit.isFailure(body)
-          ? Effect.failCause(Cause.map(body.cause, reasonOf))
-          : Effect.failCause(Cause.map(cause, reasonOf))
+        for (const reason of cause.reasons) {
+          if (!Cause.isDieReason(reason) || !isSqlError(reason.defect)) continue
+          return body !== undefined && Exit.isFailure(body)
+            ? Effect.failCause(Cause.map(body.cause, reasonOf))
+            : Effect.fail(reasonOf(reason.defect))
+        }
+        return Effect.failCause(Cause.map(cause, reasonOf))
       })
     )
   })

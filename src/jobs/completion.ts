@@ -99,7 +99,9 @@ export const encodeFailure = Effect.fnUntraced(function* (
   } else if (retryNotBefore !== undefined) {
     if (DateTime.isGreaterThan(retryNotBefore.at, Args.maxInstant)) return yield* new InvalidRetryTiming()
     // an instant before any policy's time bounds nothing
-    notBefore = DateTime.isLessThan(retryNotBefore.at, Args.minInstant) ? undefined : DateTime.formatIso(retryNotBefore.at)
+    notBefore = DateTime.isLessThan(retryNotBefore.at, Args.minInstant)
+      ? undefined
+      : DateTime.formatIso(retryNotBefore.at)
   }
   return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
 })

@@ -1,14 +1,15 @@
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
+import type { Json } from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
+import type { Row } from "effect/sql/SqlConnection"
 import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
+import { isJobId, isNumber, isStatus, isString } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import { transaction } from "../internal/transaction.ts"
 import { mayWait, patience } from "../internal/waiting.ts"
-import { JobId, Status } from "../Job.ts"
+import type { JobId, Status } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
 import {
@@ -83,11 +84,11 @@ export type EnqueueReason = EnqueueManyReason | EnqueueRefusal
  */
 export const enqueue: (
   jobType: string,
-  payload: Schema.Json,
+  payload: Json,
   options?: EnqueueOptions
 ) => Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient> = Effect.fn("Jobs.enqueue")(function* (
   jobType: string,
-  payload: Schema.Json,
+  payload: Json,
   options?: EnqueueOptions
 ) {
   const [answer] = yield* run([{ ...options, jobType, payload }], "")
@@ -210,14 +211,14 @@ const insert = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>
       : insertOnce(left, false)
     const unseen = new Set<number>()
     for (const row of rows) {
-      const decoded = Option.getOrUndefined(decodeRow(row))
+      const decoded = decodeRow(row)
       if (decoded === undefined) return yield* new QueryFailed({})
       const { ordinal, outcome, id: jobId } = decoded
       if (outcome === "unseen") unseen.add(ordinal)
       else if (outcome === "inserted" || outcome === "existing") {
         answers.set(
           ordinal,
-          Result.succeed({ jobId, status: decoded.status, runNumber: decoded.run_number, disposition: outcome })
+          Result.succeed({ jobId, status: decoded.status, runNumber: decoded.runNumber, disposition: outcome })
         )
       } else if (outcome === "conflict") {
         answers.set(ordinal, Result.fail(new IdempotencyConflict({ jobId, fields: decoded.fields ?? [] })))
@@ -232,22 +233,23 @@ const insert = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>
   }
 })
 
-const decodeRow = Schema.decodeUnknownOption(
-  Schema.Struct({
-    ordinal: Schema.Int,
-    outcome: Schema.Literals(["inserted", "existing", "conflict", "no snapshot", "unseen", "missing", "disabled"]),
-    id: JobId,
-    status: Status,
-    run_number: Schema.Int,
-    fields: Schema.NullOr(Schema.Array(Schema.String))
-  })
-)
+const decodeRow = ({ ordinal, outcome, id, status, run_number: runNumber, fields }: Row) =>
+  isNumber(ordinal) && isOutcome(outcome) && isJobId(id) && isStatus(status) && isNumber(runNumber) && isNames(fields)
+    ? { ordinal, outcome, id, status, runNumber, fields }
+    : undefined
+
+const outcomes = ["inserted", "existing", "conflict", "no snapshot", "unseen", "missing", "disabled"] as const
+const isOutcome = (value: unknown): value is (typeof outcomes)[number] => outcomes.some((outcome) => outcome === value)
+const isNames = (value: unknown): value is ReadonlyArray<string> | null =>
+  value === null || (Array.isArray(value) && value.every(isString))
 
 /**
  * Enqueues a set: defaults from the definitions, insert or find by key, in one statement.
  *
  * Rows get their ids in the order given (first in, first out), and go in by (type, organization, key), the order in which
  * every batch takes its keys. Only an initial stage other than `queued` is stored as an event; the rest can be derived.
+ *
+ * What only keys need is left out where there are none: nothing is compared, found or waited for then.
  */
 const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>, keyed: boolean) {
   const { sql, instant } = yield* Sql.clocked
@@ -255,46 +257,32 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
     .map(({ ordinal, text }, rank) => ({ ordinal, text: `{"rank":${rank},${text.slice(1)}` }))
     .sort((a, b) => a.ordinal - b.ordinal)
     .map(({ text }) => text)
+  const staged = items.some(({ stage }) => stage !== "queued")
   return yield* sql`
     WITH input AS MATERIALIZED (
-      SELECT ${instant} AS at, ${sql.literal(keyed ? patience : "NULL AS callers_lock_timeout")}
+      SELECT ${instant} AS at ${sql.literal(keyed ? `, ${patience}` : "")}
     ), item AS MATERIALIZED (
       SELECT
         runledger.uuidv7() AS id,
-        i.at,
-        i.callers_lock_timeout,
-        r.*,
+        i.*,
+        r.ordinal, r.rank, r.job_type, r.payload_version, r.organization_id, r.stage, r.idempotency_key,
+        -- a JSON null arrives as NULL
+        COALESCE(r.payload, 'null') AS payload,
         d.is_enabled,
-        CASE WHEN r.idempotency_key IS NOT NULL THEN
-          jsonb_build_object(
-            'payload', r.payload,
-            'priority', r.priority,
-            'max_attempts', r.max_attempts,
-            'timeout_seconds', r.timeout_seconds,
-            'next_run_at', r.next_run_at_text,
-            'stage', r.stage
-          ) || CASE WHEN r.delay_ms IS NULL THEN '{}' ELSE jsonb_build_object('delay_ms', r.delay_ms) END
-        END AS enqueue_request,
-        COALESCE(r.priority, d.default_priority) AS resolved_priority,
-        COALESCE(r.max_attempts, d.max_attempts) AS resolved_max_attempts,
-        COALESCE(r.timeout_seconds, d.default_timeout_seconds) AS resolved_timeout_seconds,
+        ${sql.literal(keyed ? requestSnapshot : "NULL::jsonb")} AS enqueue_request,
+        COALESCE(r.priority, d.default_priority) AS priority,
+        COALESCE(r.max_attempts, d.max_attempts) AS max_attempts,
+        COALESCE(r.timeout_seconds, d.default_timeout_seconds) AS timeout_seconds,
         COALESCE(
           r.next_run_at_text::timestamptz,
           i.at + COALESCE(r.delay_ms, 0) * interval '1 millisecond'
         ) AS next_run_at
       FROM input i
-      CROSS JOIN LATERAL (
-        SELECT
-          e.ordinal, e.rank, e.job_type, e.organization_id, e.priority, e.max_attempts, e.timeout_seconds,
-          e.next_run_at_text, e.delay_ms, e.idempotency_key, e.stage, e.payload_version,
-          -- a JSON null arrives as NULL
-          COALESCE(e.payload, 'null') AS payload
-        FROM jsonb_to_recordset(${`[${records.join(",")}]`}::jsonb) AS e (
-          ordinal integer, rank integer, job_type text, organization_id uuid, priority integer, max_attempts integer,
-          timeout_seconds integer, next_run_at_text text, delay_ms bigint, idempotency_key text, stage text,
-          payload_version integer, payload jsonb
-        )
-      ) r
+      CROSS JOIN LATERAL jsonb_to_recordset(${`[${records.join(",")}]`}::jsonb) AS r (
+        ordinal integer, rank integer, job_type text, organization_id uuid, priority integer, max_attempts integer,
+        timeout_seconds integer, next_run_at_text text, delay_ms bigint, idempotency_key text, stage text,
+        payload_version integer, payload jsonb
+      )
       LEFT JOIN LATERAL (
         -- the limit keeps this a look-up per row, in the order given
         SELECT * FROM runledger.job_definitions d WHERE d.job_type = r.job_type LIMIT 1
@@ -305,23 +293,52 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         stage, idempotency_key, enqueue_request, created_at, updated_at
       )
       SELECT
-        id, job_type, payload_version, organization_id, payload, resolved_priority, resolved_max_attempts,
-        resolved_timeout_seconds, next_run_at, stage, idempotency_key, enqueue_request, at, at
+        id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
+        stage, idempotency_key, enqueue_request, at, at
       FROM item
       WHERE is_enabled ${sql.literal(keyed ? `AND ${isReadCommitted}` : "")}
       ORDER BY rank
-      ON CONFLICT DO NOTHING
+      ${sql.literal(keyed ? "ON CONFLICT DO NOTHING" : "")}
       RETURNING id
-    ), event AS (
+    ) ${sql.literal(staged ? stageEvents : "")}
+    ${sql.literal(keyed ? insertedOrFound : insertedOrNot)}
+  `
+})
+
+const stageEvents = `, event AS (
       INSERT INTO runledger.job_events (job_id, seq, run_number, event_type, stage, payload, occurred_at)
       SELECT i.id, 1, 1, 'ENQUEUED', i.stage, jsonb_build_object('job_type', i.job_type), i.at
       FROM item i
       WHERE i.stage <> 'queued' AND i.id IN (SELECT id FROM inserted)
-    )
+    )`
+
+// the request as it was given: null where the definition decided
+const requestSnapshot = `CASE WHEN r.idempotency_key IS NOT NULL THEN
+          jsonb_build_object(
+            'payload', COALESCE(r.payload, 'null'),
+            'priority', r.priority,
+            'max_attempts', r.max_attempts,
+            'timeout_seconds', r.timeout_seconds,
+            'next_run_at', r.next_run_at_text,
+            'stage', r.stage
+          ) || CASE WHEN r.delay_ms IS NULL THEN '{}' ELSE jsonb_build_object('delay_ms', r.delay_ms) END
+        END`
+
+const insertedOrNot = `
+    SELECT
+      ordinal,
+      CASE WHEN is_enabled THEN 'inserted' WHEN is_enabled IS NULL THEN 'missing' ELSE 'disabled' END AS outcome,
+      id,
+      'PENDING' AS status,
+      1 AS run_number,
+      NULL AS fields
+    FROM item`
+
+const insertedOrFound = `
     SELECT
       i.ordinal,
       CASE
-        WHEN ${sql.literal(keyed ? `NOT ${isReadCommitted}` : "false")} THEN 'isolation'
+        WHEN NOT ${isReadCommitted} THEN 'isolation'
         WHEN i.id IN (SELECT id FROM inserted) THEN 'inserted'
         WHEN found.id IS NULL AND i.is_enabled IS NULL THEN 'missing'
         WHEN found.id IS NULL AND NOT i.is_enabled THEN 'disabled'
@@ -350,6 +367,4 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
       FROM runledger.job_queue q
       WHERE q.job_type = i.job_type AND q.organization_id IS NULL AND i.organization_id IS NULL
         AND q.idempotency_key = i.idempotency_key
-    ) found ON i.idempotency_key IS NOT NULL
-  `
-})
+    ) found ON i.idempotency_key IS NOT NULL`

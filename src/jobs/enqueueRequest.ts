@@ -46,6 +46,7 @@ export interface EncodedRequest {
   readonly ordinal: number
   readonly identity: string | undefined
   readonly jobType: string
+  readonly stage: Stage
   /** JSON text of everything else. */
   readonly text: string
   /** The request as it is compared. */
@@ -110,6 +111,7 @@ export const encode = Effect.fnUntraced(function* (
         ? undefined
         : JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
     jobType,
+    stage,
     text: `${head.slice(0, -1)},"payload":${payload}}`,
     snapshot: {
       ...fields,

@@ -1,6 +1,6 @@
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import type { Row } from "effect/sql/SqlConnection"
+import { countOf, isBigIntOrNull } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import type { Lease, Progress } from "../Job.ts"
 import { InvalidCompletionProgress } from "../Reason.ts"
@@ -90,11 +90,5 @@ const decode = (row: Row): Succeeded | undefined => {
 }
 
 /** The merged progress of a row. */
-export const decodeProgress = (row: Row): Progress | undefined => {
-  const done = count(row.progress_done)
-  const total = count(row.progress_total)
-  return done === undefined || total === undefined ? undefined : { done, total }
-}
-
-const count = (value: unknown): Option.Option<number> | undefined =>
-  value === null ? Option.none() : typeof value === "bigint" ? Option.some(Number(value)) : undefined
+export const decodeProgress = ({ progress_done: done, progress_total: total }: Row): Progress | undefined =>
+  isBigIntOrNull(done) && isBigIntOrNull(total) ? { done: countOf(done), total: countOf(total) } : undefined
