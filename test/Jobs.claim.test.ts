@@ -29,7 +29,7 @@ const attemptsUsed = (jobType: string) =>
 
 const untouched = [{ status: "PENDING", attempt: 0, event_seq: 1 }]
 
-// each claims in both ways; a claim never moves the clock
+// both ways to claim choose alike
 for (const [title, claim] of [
   ["claim", Jobs.claim],
   ["claimPrestart", Jobs.claimPrestart]

@@ -31,12 +31,11 @@ import {
   encodeFailure,
   encodeSuccess,
   type FailureOptions,
-  type SuccessOptions,
-  wellFormed
+  type SuccessOptions
 } from "./completion.ts"
 import { type Continued, continueWith, type EncodedContinuation } from "./continuation.ts"
 import { type EncodedFailure, type FailureDisposition, fail } from "./failure.ts"
-import { answerFor } from "./fence.ts"
+import { answerFor, invalidLease } from "./fence.ts"
 import { maxBatch } from "./limits.ts"
 import { type EncodedSuccess, type Succeeded, succeed } from "./success.ts"
 
@@ -105,8 +104,7 @@ export const completeSuccess: (
   lease: Lease,
   options?: SuccessOptions
 ) {
-  yield* wellFormed([lease])
-  return yield* one(yield* encodeSuccess({ lease, ...options }), succeed)
+  return yield* one(yield* wellFormed(encodeSuccess({ lease, ...options })), succeed)
 }, writing("Jobs.completeSuccess"))
 
 /**
@@ -137,8 +135,7 @@ export const completeFailure: (
   options: FailureOptions
 ) => Effect.Effect<FailureDisposition, QueryError<FailureReason>, SqlClient> = Effect.fn("Jobs.completeFailure")(
   function* (lease: Lease, options: FailureOptions) {
-    yield* wellFormed([lease])
-    return yield* one(yield* encodeFailure({ lease, ...options }), fail)
+    return yield* one(yield* wellFormed(encodeFailure({ lease, ...options })), fail)
   },
   writing("Jobs.completeFailure")
 )
@@ -166,8 +163,7 @@ export const completeContinuation: (
   options?: ContinuationOptions
 ) => Effect.Effect<Continued, QueryError<ContinuationReason>, SqlClient> = Effect.fn("Jobs.completeContinuation")(
   function* (lease: Lease, options?: ContinuationOptions) {
-    yield* wellFormed([lease])
-    const item = yield* encodeContinuation({ lease, ...options })
+    const item = yield* wellFormed(encodeContinuation({ lease, ...options }))
     const continued = yield* one(item, continueWith)
     if (item.delayMillis === 0) yield* markDue([continued.jobType])
     return continued
@@ -205,14 +201,19 @@ export const completeMany: (
   QueryError<CompleteManyReason>,
   SqlClient
 > = Effect.fn("Jobs.completeMany")(function* (completions: ReadonlyArray<Completion>) {
-  yield* wellFormed(completions.map(({ lease }) => lease))
+  const invalid = invalidLease(completions.map(({ lease }) => lease))
+  if (invalid !== undefined) return yield* invalid
   const successes: Array<EncodedSuccess> = []
   const failures: Array<EncodedFailure> = []
   const continuations: Array<EncodedContinuation> = []
   for (const completion of completions) {
-    if (completion._tag === "Success") successes.push(yield* encodeSuccess(completion))
-    else if (completion._tag === "Failure") failures.push(yield* encodeFailure(completion))
-    else continuations.push(yield* encodeContinuation(completion))
+    const refused =
+      completion._tag === "Success"
+        ? collect(successes, encodeSuccess(completion))
+        : completion._tag === "Failure"
+          ? collect(failures, encodeFailure(completion))
+          : collect(continuations, encodeContinuation(completion))
+    if (refused !== undefined) return yield* Effect.fail(refused)
   }
   const answers = new Map<string, Result.Result<Completed, CompletionRefusal>>([
     ...(yield* many(successes, succeed)),
@@ -236,6 +237,19 @@ export const completeMany: (
 
 interface Item {
   readonly lease: Lease
+}
+
+/** Keeps what is well-formed, returns why it is not. */
+const collect = <A, E>(into: Array<A>, encoded: Result.Result<A, E>): E | undefined => {
+  if (Result.isFailure(encoded)) return encoded.failure
+  into.push(encoded.success)
+  return undefined
+}
+
+const wellFormed = <A extends Item, E>(encoded: Result.Result<A, E>): Effect.Effect<A, E | InvalidArgument> => {
+  if (Result.isFailure(encoded)) return Effect.fail(encoded.failure)
+  const invalid = invalidLease([encoded.success.lease])
+  return invalid === undefined ? Effect.succeed(encoded.success) : Effect.fail(invalid)
 }
 
 type Statement<I extends Item, A, E extends Reason> = (

@@ -1,6 +1,6 @@
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
 import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
@@ -8,8 +8,7 @@ import { FailureKind, type Lease } from "../Job.ts"
 import { InvalidArgument, InvalidCompletionProgress, InvalidContinuationDelay, InvalidRetryTiming } from "../Reason.ts"
 import type { EncodedContinuation } from "./continuation.ts"
 import type { EncodedFailure } from "./failure.ts"
-import { invalidLease } from "./fence.ts"
-import { maxBatch, maxCodeBytes, maxDelayMillis } from "./limits.ts"
+import { maxCodeBytes, maxDelayMillis } from "./limits.ts"
 import { isProgress } from "./progress.ts"
 import type { EncodedSuccess } from "./success.ts"
 
@@ -54,70 +53,71 @@ export type Completion =
   | ({ readonly _tag: "Failure"; readonly lease: Lease } & FailureOptions)
   | ({ readonly _tag: "Continuation"; readonly lease: Lease } & ContinuationOptions)
 
-/** Refuses malformed leases, a job named twice, and more than 1,000. */
-export const wellFormed = (leases: ReadonlyArray<Lease>) => {
-  const invalid = Args.atMost("completions", leases.length, maxBatch) ?? invalidLease(leases)
-  return invalid === undefined ? Effect.void : Effect.fail(invalid)
-}
+type Encoded<A, E> = Result.Result<A, InvalidArgument | E>
 
-const encodeJson = (argument: string, value: Json | undefined): Effect.Effect<string | undefined, InvalidArgument> =>
+const encodeJson = (argument: string, value: Json | undefined): Encoded<string | undefined, never> =>
   value === undefined
-    ? Effect.succeed(undefined)
-    : Effect.mapError(Effect.fromResult(JsonText.encode(value)), (rule) => new InvalidArgument({ argument, rule }))
+    ? Result.succeed(undefined)
+    : Result.mapError(JsonText.encode(value), (rule) => new InvalidArgument({ argument, rule }))
 
 /** Checks a success and encodes its JSON. */
-export const encodeSuccess = Effect.fnUntraced(function* (
+export const encodeSuccess = (
   success: { readonly lease: Lease } & SuccessOptions
-): Effect.fn.Return<EncodedSuccess, InvalidArgument | InvalidCompletionProgress> {
-  if (!isProgress(success)) return yield* new InvalidCompletionProgress()
-  return {
+): Encoded<EncodedSuccess, InvalidCompletionProgress> => {
+  if (!isProgress(success)) return Result.fail(new InvalidCompletionProgress())
+  const checkpoint = encodeJson("checkpoint", success.checkpoint)
+  if (Result.isFailure(checkpoint)) return Result.fail(checkpoint.failure)
+  return Result.map(encodeJson("output", success.output), (output) => ({
     lease: success.lease,
     done: success.done,
     total: success.total,
-    checkpoint: yield* encodeJson("checkpoint", success.checkpoint),
-    output: yield* encodeJson("output", success.output)
-  }
-})
+    checkpoint: checkpoint.success,
+    output
+  }))
+}
 
 /** Checks a failure and makes its texts storable. */
-export const encodeFailure = Effect.fnUntraced(function* (
+export const encodeFailure = (
   failure: { readonly lease: Lease } & FailureOptions
-): Effect.fn.Return<EncodedFailure, InvalidArgument | InvalidRetryTiming> {
-  const invalid = FailureKind.literals.includes(failure.kind)
-    ? Args.name("code", failure.code, maxCodeBytes)
-    : new InvalidArgument({ argument: "kind", rule: `must be one of ${FailureKind.literals.join(", ")}` })
-  if (invalid !== undefined) return yield* invalid
+): Encoded<EncodedFailure, InvalidRetryTiming> => {
   const { lease, kind, code, retryNotBefore } = failure
-  let afterMillis: number | undefined
-  let notBefore: string | undefined
-  if (retryNotBefore !== undefined && "delay" in retryNotBefore) {
-    afterMillis = Args.millis(retryNotBefore.delay)
-    if (afterMillis === undefined || afterMillis < 0 || afterMillis > Args.maxInt)
-      return yield* new InvalidRetryTiming()
-    // no delay is no hint
-    if (afterMillis === 0) afterMillis = undefined
-  } else if (retryNotBefore !== undefined) {
-    if (DateTime.isGreaterThan(retryNotBefore.at, Args.maxInstant)) return yield* new InvalidRetryTiming()
-    // an instant before any policy's time bounds nothing
-    notBefore = DateTime.isLessThan(retryNotBefore.at, Args.minInstant)
-      ? undefined
-      : DateTime.formatIso(retryNotBefore.at)
+  const invalid = FailureKind.literals.includes(kind)
+    ? Args.name("code", code, maxCodeBytes)
+    : new InvalidArgument({ argument: "kind", rule: `must be one of ${FailureKind.literals.join(", ")}` })
+  if (invalid !== undefined) return Result.fail(invalid)
+  const encoded = { lease, kind, code, message: Args.diagnostic(failure.message) }
+  if (retryNotBefore === undefined) return Result.succeed({ ...encoded, afterMillis: undefined, notBefore: undefined })
+  if ("delay" in retryNotBefore) {
+    const afterMillis = Args.millis(retryNotBefore.delay)
+    return afterMillis === undefined || afterMillis < 0 || afterMillis > Args.maxInt
+      ? Result.fail(new InvalidRetryTiming())
+      : // no delay is no hint
+        Result.succeed({ ...encoded, afterMillis: afterMillis === 0 ? undefined : afterMillis, notBefore: undefined })
   }
-  return { lease, kind, code, message: Args.diagnostic(failure.message), afterMillis, notBefore }
-})
+  const { at } = retryNotBefore
+  if (DateTime.isGreaterThan(at, Args.maxInstant)) return Result.fail(new InvalidRetryTiming())
+  // an instant before any policy's time bounds nothing
+  const notBefore = DateTime.isLessThan(at, Args.minInstant) ? undefined : DateTime.formatIso(at)
+  return Result.succeed({ ...encoded, afterMillis: undefined, notBefore })
+}
 
 /** Checks a continuation and encodes its JSON. */
-export const encodeContinuation = Effect.fnUntraced(function* (
+export const encodeContinuation = (
   slice: { readonly lease: Lease } & ContinuationOptions
-): Effect.fn.Return<EncodedContinuation, InvalidArgument | InvalidCompletionProgress | InvalidContinuationDelay> {
+): Encoded<EncodedContinuation, InvalidCompletionProgress | InvalidContinuationDelay> => {
   const delayMillis = Args.millis(slice.delay ?? 0)
   if (delayMillis === undefined || delayMillis < 0 || delayMillis > maxDelayMillis) {
-    return yield* new InvalidContinuationDelay()
+    return Result.fail(new InvalidContinuationDelay())
   }
-  if (!isProgress(slice)) return yield* new InvalidCompletionProgress()
-  const checkpoint = yield* encodeJson("checkpoint", slice.checkpoint)
-  return { lease: slice.lease, delayMillis, done: slice.done, total: slice.total, checkpoint }
-})
+  if (!isProgress(slice)) return Result.fail(new InvalidCompletionProgress())
+  return Result.map(encodeJson("checkpoint", slice.checkpoint), (checkpoint) => ({
+    lease: slice.lease,
+    delayMillis,
+    done: slice.done,
+    total: slice.total,
+    checkpoint
+  }))
+}
 
 /** How much of a statement an encoded completion takes. */
 export const bytesOf = (item: object): number => {

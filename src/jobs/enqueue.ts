@@ -131,7 +131,9 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
   const repeats: Array<readonly [EncodedRequest, first: EncodedRequest]> = []
   const byIdentity = new Map<string, EncodedRequest>()
   for (const [ordinal, request] of requests.entries()) {
-    const encoded = yield* encode(request, ordinal, path === "" ? "" : `${path}[${ordinal}].`)
+    const checked = encode(request, ordinal, path === "" ? "" : `${path}[${ordinal}].`)
+    if (Result.isFailure(checked)) return yield* checked.failure
+    const encoded = checked.success
     const first = encoded.identity === undefined ? undefined : byIdentity.get(encoded.identity)
     if (first !== undefined) {
       repeats.push([encoded, first])

@@ -1,6 +1,6 @@
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
 import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
@@ -54,13 +54,13 @@ export interface EncodedRequest {
 }
 
 /** Checks a request and encodes it; `path` names it in a violation. */
-export const encode = Effect.fnUntraced(function* (
+export const encode = (
   request: EnqueueRequest,
   ordinal: number,
   path: string
-): Effect.fn.Return<EncodedRequest, InvalidArgument> {
+): Result.Result<EncodedRequest, InvalidArgument> => {
   const { jobType, organizationId, priority, maxAttempts, idempotencyKey, runAt } = request
-  const argument = (name: string, rule: string) => new InvalidArgument({ argument: `${path}${name}`, rule })
+  const refuse = (name: string, rule: string) => Result.fail(new InvalidArgument({ argument: `${path}${name}`, rule }))
   const timeout = request.timeout === undefined ? undefined : Args.millis(request.timeout)
   const timeoutSeconds = timeout === undefined ? undefined : Math.ceil(timeout / 1000)
   const delay = request.delay === undefined ? undefined : Args.millis(request.delay)
@@ -75,26 +75,25 @@ export const encode = Effect.fnUntraced(function* (
     (idempotencyKey === undefined ? undefined : Args.name(`${path}idempotencyKey`, idempotencyKey, maxKeyBytes)) ??
     Args.integer(`${path}payloadVersion`, payloadVersion, 1) ??
     (runAt === undefined ? undefined : Args.instant(`${path}runAt`, runAt))
-  if (invalid !== undefined) return yield* invalid
+  if (invalid !== undefined) return Result.fail(invalid)
   if (!Stage.literals.includes(stage)) {
-    return yield* argument("stage", `must be one of ${Stage.literals.join(", ")}`)
+    return refuse("stage", `must be one of ${Stage.literals.join(", ")}`)
   }
-  if (request.delay !== undefined && runAt !== undefined) return yield* argument("delay", "must not stand beside runAt")
+  if (request.delay !== undefined && runAt !== undefined) return refuse("delay", "must not stand beside runAt")
   if (request.delay !== undefined && (delay === undefined || delay < 0 || delay > maxDelayMillis)) {
-    return yield* argument("delay", "must last between 0 and 36,525 days")
+    return refuse("delay", "must last between 0 and 36,525 days")
   }
-  const payload = yield* Effect.mapError(Effect.fromResult(JsonText.encode(request.payload)), (rule) =>
-    argument("payload", rule)
-  )
+  const payload = JsonText.encode(request.payload)
+  if (Result.isFailure(payload)) return refuse("payload", payload.failure)
   // six fractional digits, as the stored request has them
   const nextRunAt = runAt === undefined ? null : DateTime.formatIso(runAt).replace("Z", "000Z")
-  const fields = {
+  const given = {
     priority: priority ?? null,
     max_attempts: maxAttempts ?? null,
     timeout_seconds: timeoutSeconds ?? null
   }
   const head = JSON.stringify({
-    ...fields,
+    ...given,
     ordinal,
     job_type: jobType,
     organization_id: organizationId ?? null,
@@ -104,24 +103,26 @@ export const encode = Effect.fnUntraced(function* (
     stage,
     payload_version: payloadVersion
   })
-  return {
+  const text = `${head.slice(0, -1)},"payload":${payload.success}}`
+  // nothing is compared with a request without a key
+  if (idempotencyKey === undefined) {
+    return Result.succeed({ ordinal, identity: undefined, jobType, stage, text, snapshot: {} })
+  }
+  return Result.succeed({
     ordinal,
-    identity:
-      idempotencyKey === undefined
-        ? undefined
-        : JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
+    identity: JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
     jobType,
     stage,
-    text: `${head.slice(0, -1)},"payload":${payload}}`,
+    text,
     snapshot: {
-      ...fields,
+      ...given,
       payload: request.payload,
       next_run_at: nextRunAt,
       stage,
       ...(delay === undefined ? {} : { delay_ms: delay })
     }
-  }
-})
+  })
+}
 
 /** The fields of two requests that differ, in alphabetical order. */
 export const differences = (a: EncodedRequest["snapshot"], b: EncodedRequest["snapshot"]): ReadonlyArray<string> =>
