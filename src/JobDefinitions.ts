@@ -362,14 +362,11 @@ const encodeGiven = Effect.fnUntraced(function* (
   if (retry?.jitter !== undefined && !(retry.jitter >= 0 && retry.jitter <= 1)) {
     return yield* invalid("retry.jitter", "must be between 0 and 1")
   }
-  let overrides: Record<string, number | undefined> | undefined
-  if (retry?.overrides !== undefined) {
-    overrides = {}
-    for (const [code, input] of Object.entries(retry.overrides)) {
-      const blank = Args.name("retry.overrides", code, maxCodeBytes)
-      if (blank !== undefined) return yield* blank
-      overrides[code] = yield* delay("retry.overrides", input)
-    }
+  const overrides: Array<readonly [code: string, millis: number | undefined]> = []
+  for (const [code, input] of Object.entries(retry?.overrides ?? {})) {
+    const blank = Args.name("retry.overrides", code, maxCodeBytes)
+    if (blank !== undefined) return yield* blank
+    overrides.push([code, yield* delay("retry.overrides", input)])
   }
   return JSON.stringify({
     job_type: jobType,
@@ -382,7 +379,7 @@ const encodeGiven = Effect.fnUntraced(function* (
     retry_factor: retry?.factor,
     retry_max_ms: max,
     retry_jitter: retry?.jitter,
-    retry_overrides: overrides
+    retry_overrides: retry?.overrides === undefined ? undefined : Object.fromEntries(overrides)
   })
 })
 

@@ -7,11 +7,13 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
+import { chunksOf } from "./internal/chunks.ts"
 import { Int8, Jsonb, nullable, Timestamptz } from "./internal/columns.ts"
 import * as JsonText from "./internal/json.ts"
 import { invalidLimit } from "./internal/page.ts"
 import { inScope, invalidScope } from "./internal/scope.ts"
 import * as Sql from "./internal/sql.ts"
+import { transaction } from "./internal/transaction.ts"
 import { JobId } from "./Job.ts"
 import { maxBatch } from "./jobs/limits.ts"
 import { type QueryError, reading, writing } from "./QueryError.ts"
@@ -79,7 +81,7 @@ export const insert: (line: LogLine) => Effect.Effect<void, QueryError<InsertRea
 }, writing("JobLogs.insert"))
 
 /**
- * Keeps up to 1,000 lines, in the order given, in one statement. Returns the jobs among them that do not exist; their lines
+ * Keeps up to 1,000 lines, in the order given, all or nothing. Returns the jobs among them that do not exist; their lines
  * are not kept.
  *
  * Fails with `InvalidArgument` (nothing was sent), or what any write can fail with. Locks nothing; writes `job_logs`.
@@ -105,6 +107,12 @@ const insertAll = Effect.fnUntraced(function* (lines: ReadonlyArray<LogLine>) {
   if (tooMany !== undefined) return yield* tooMany
   const records: Array<string> = []
   for (const [ordinal, line] of lines.entries()) records.push(yield* encode(line, ordinal))
+  const chunks = chunksOf(records, maxBatch, (text) => text.length)
+  const missing = Effect.map(Effect.forEach(chunks, insertChunk), (chunk) => [...new Set(chunk.flat())])
+  return yield* chunks.length > 1 ? transaction(missing) : missing
+})
+
+const insertChunk = Effect.fnUntraced(function* (records: ReadonlyArray<string>) {
   const { sql, instant } = yield* Sql.clocked
   const rows = yield* sql`
     WITH line AS MATERIALIZED (

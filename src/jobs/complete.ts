@@ -9,19 +9,19 @@ import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
 import type { Lease } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
-import type {
-  ConstraintViolation,
+import {
+  type ConstraintViolation,
   InvalidArgument,
-  InvalidCompletionProgress,
-  InvalidContinuationDelay,
-  InvalidRetryTiming,
-  LeaseOwnerMismatch,
-  QueryFailed,
-  Reason,
-  Unavailable,
-  UnsupportedIsolation,
-  WorkflowManaged,
-  WriteReason
+  type InvalidCompletionProgress,
+  type InvalidContinuationDelay,
+  type InvalidRetryTiming,
+  type LeaseOwnerMismatch,
+  type QueryFailed,
+  type Reason,
+  type Unavailable,
+  type UnsupportedIsolation,
+  type WorkflowManaged,
+  type WriteReason
 } from "../Reason.ts"
 import {
   bytesOf,
@@ -212,7 +212,9 @@ export const completeMany: (
         ? collect(successes, encodeSuccess(completion))
         : completion._tag === "Failure"
           ? collect(failures, encodeFailure(completion))
-          : collect(continuations, encodeContinuation(completion))
+          : completion._tag === "Continuation"
+            ? collect(continuations, encodeContinuation(completion))
+            : new InvalidArgument({ argument: "completions", rule: "must be Success, Failure or Continuation" })
     if (refused !== undefined) return yield* Effect.fail(refused)
   }
   const answers = new Map<string, Result.Result<Completed, CompletionRefusal>>([

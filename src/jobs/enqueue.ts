@@ -99,8 +99,8 @@ export const enqueue: (
  * Enqueues many jobs, each answered on its own, in the order given: the job it led to, or why it did not lead to one. The
  * same key may stand in a batch twice; the later request is compared with the earlier.
  *
- * Up to 1,000 jobs and 8 MiB are one statement. More are several in one transaction, a savepoint of the caller's if there is
- * one: if the database fails, nothing is enqueued.
+ * Up to 1,000 jobs and 8 MiB, all with a key or all without, are one statement. More, and mixed batches, run in one
+ * transaction, a savepoint of the caller's if there is one: if the database fails, nothing is enqueued.
  *
  * Fails as a whole with `InvalidArgument` (any request is malformed; nothing was sent), `UnsupportedIsolation`,
  * `Unavailable`, or what any write can fail with. Locks and writes as {@link enqueue}, keys in one order, so that batches in
@@ -167,8 +167,11 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
     yield* Effect.forEach(again, (encoded) => insert([encoded], answers), { discard: true })
     return undefined
   })
-  // several statements are one: all of them, or none
-  yield* chunks.length > 1 || repeats.length > 0 ? transaction(inserting) : inserting
+  // Several statements are one: all of them, or none. Keys may need another round; if that fails, a retry finds the jobs of
+  // the first, but it would enqueue those without a key again.
+  const isMixed = byIdentity.size > 0 && byIdentity.size < firsts.length
+  const several = chunks.length > 1 || repeats.length > 0 || isMixed
+  yield* several ? transaction(inserting) : inserting
 
   const due = requests.flatMap((request, ordinal) => {
     const answer = answers.get(ordinal)
