@@ -2,14 +2,13 @@
  * Rows that another transaction holds: asked again for a while, never waited for.
  */
 import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 
 /** How long an operation asks again for rows that another transaction holds, in milliseconds. */
 export const patienceMillis = 2000
 
 // the caller's clock may be a test clock that nobody moves while we wait
-const liveClock = Context.get(Context.empty(), Clock.Clock)
+const liveClock = Clock.Clock.defaultValue()
 
 /** Waits on the clock of the machine, whatever clock the fiber has. */
 export const sleepLive = (millis: number): Effect.Effect<void> =>

@@ -1,7 +1,6 @@
 /**
  * From what the driver reports to a reason, by SQLSTATE: the driver's own classes miss some that a retry helps.
  */
-import * as Redacted from "effect/Redacted"
 import type { SqlError } from "effect/sql/SqlError"
 import * as FrameworkConstraint from "../FrameworkConstraint.ts"
 import {
@@ -13,7 +12,7 @@ import {
   Unavailable,
   type WriteReason
 } from "../Reason.ts"
-import { constraintName, sqlState } from "./sqlState.ts"
+import { constraintName, sqlState, withSource } from "./sqlState.ts"
 
 const retryable = new Set([
   "25006", // read-only: a standby, or a failover under way
@@ -28,11 +27,6 @@ const retryable = new Set([
 
 // 08: connection, 53: out of connections, memory or disk
 const isRetryable = (state: string) => retryable.has(state) || state.startsWith("08") || state.startsWith("53")
-
-const withSource = <A extends { source: Redacted.Redacted<SqlError> | undefined }>(reason: A, error: SqlError): A => {
-  reason.source = Redacted.make(error, { label: "SqlError" })
-  return reason
-}
 
 /** The reason of a failed read: nothing can have been written, whatever happened. */
 export const classifyRead = (error: SqlError): ReadReason => {

@@ -1,4 +1,5 @@
 import * as Predicate from "effect/Predicate"
+import * as Redacted from "effect/Redacted"
 import type { SqlError } from "effect/sql/SqlError"
 
 const text = (cause: unknown, field: string): string | undefined =>
@@ -15,3 +16,12 @@ export const sqlState = (error: SqlError): string | undefined => {
 
 /** The name of the constraint, index or trigger-raised rule that the statement violated. */
 export const constraintName = (error: SqlError): string | undefined => text(error.reason.cause, "constraint")
+
+/** Keeps what the database said with a reason, where no printed form shows it. */
+export const withSource = <A extends { source: Redacted.Redacted<SqlError> | undefined }>(
+  reason: A,
+  error: SqlError
+): A => {
+  reason.source = Redacted.make(error, { label: "SqlError" })
+  return reason
+}

@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import { isSqlError } from "effect/sql/SqlError"
 import type { Migration } from "../../migrations/Migration.ts"
 import * as Sql from "../internal/sql.ts"
-import { sqlState } from "../internal/sqlState.ts"
+import { sqlState, withSource } from "../internal/sqlState.ts"
 import {
   type MigrateReason,
   MigrationFailed,
@@ -48,7 +48,7 @@ const run = Effect.fnUntraced(function* (migration: Migration) {
       .unprepared.pipe(
         Effect.mapError((error) =>
           Failure.isRefusedStatement(error)
-            ? Failure.withSource(
+            ? withSource(
                 new MigrationFailed({ id: migration.id, name: migration.name, statement, sqlState: sqlState(error) }),
                 error
               )
@@ -91,7 +91,7 @@ export const apply = Effect.fnUntraced(
     Effect.mapError(effect, (error) => {
       if (!isSqlError(error)) return new SchemaCompatibilityError<MigrateReason>({ reason: error })
       const reason = Failure.isLockConflict(error)
-        ? Failure.withSource(new SchemaBusy({ attempts: options.attempts }), error)
+        ? withSource(new SchemaBusy({ attempts: options.attempts }), error)
         : Failure.classify("migrate")(error)
       return new SchemaCompatibilityError<MigrateReason>({ reason })
     })

@@ -2,20 +2,10 @@
  * From what the driver reports to a reason.
  */
 import * as Effect from "effect/Effect"
-import * as Redacted from "effect/Redacted"
 import type { SchemaError } from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
-import { sqlState } from "../internal/sqlState.ts"
+import { sqlState, withSource } from "../internal/sqlState.ts"
 import { DatabaseFailure, InsufficientPrivilege } from "../SchemaCompatibilityError.ts"
-
-/** Keeps what the database said with a reason, where no printed form shows it. */
-export const withSource = <A extends { source: Redacted.Redacted<SqlError> | undefined }>(
-  reason: A,
-  error: SqlError
-): A => {
-  reason.source = Redacted.make(error, { label: "SqlError" })
-  return reason
-}
 
 /** Whether other sessions were in the way: the same attempt, made again, may succeed. */
 export const isLockConflict = (error: SqlError): boolean => {

@@ -8,14 +8,13 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import type { Migration } from "../../migrations/Migration.ts"
 import * as Sql from "../internal/sql.ts"
-import { sqlState } from "../internal/sqlState.ts"
+import { sqlState, withSource } from "../internal/sqlState.ts"
 import {
   ChecksumMismatch,
   HistoryGap,
   HistoryMalformed,
   UnknownBreakingMigration
 } from "../SchemaCompatibilityError.ts"
-import { withSource } from "./failure.ts"
 
 /** Makes the place for migrations; harmless when it is there. */
 export const bootstrap = {

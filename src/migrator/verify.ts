@@ -5,7 +5,7 @@ import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import type { Migration } from "../../migrations/Migration.ts"
-import { sqlState } from "../internal/sqlState.ts"
+import { sqlState, withSource } from "../internal/sqlState.ts"
 import {
   HistoryMissing,
   MigrationsPending,
@@ -97,7 +97,7 @@ export const verify = Effect.fnUntraced(
           : !isSqlError(error)
             ? error
             : Failure.isLockConflict(error)
-              ? Failure.withSource(busy, error)
+              ? withSource(busy, error)
               : Failure.classify("verify")(error)
       return new SchemaCompatibilityError<VerifyReason>({ reason })
     })
