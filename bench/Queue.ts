@@ -82,8 +82,9 @@ export const ours: Queue<Jobs.Lease> = {
 }
 
 /**
- * Two updates per job, by primary key, on a row of four columns: no attempts, no fence, no priorities, no due times, no
- * checks. Nothing that keeps a promise can be as fast; the ratio says what ours cost.
+ * The queue that one writes by hand: a table with type, payload, due time and lease, an insert, an update that claims with
+ * `SKIP LOCKED`, an update by primary key that finishes. No fence, no attempts or history, no priorities, no retries, no
+ * checks.
  */
 export const raw: Queue<unknown> = {
   name: "raw",
@@ -91,12 +92,19 @@ export const raw: Queue<unknown> = {
     yield* Sql.run("CREATE SCHEMA bench_raw")
     yield* Sql.run(`
       CREATE TABLE bench_raw.queue (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id uuid PRIMARY KEY DEFAULT uuidv7(),
         job_type text NOT NULL,
         payload jsonb NOT NULL,
-        state text NOT NULL DEFAULT 'ready'
+        state text NOT NULL DEFAULT 'ready',
+        run_at timestamptz NOT NULL DEFAULT now(),
+        attempts integer NOT NULL DEFAULT 0,
+        worker text,
+        lease_expires_at timestamptz,
+        finished_at timestamptz,
+        created_at timestamptz NOT NULL DEFAULT now()
       )`)
-    yield* Sql.run("CREATE INDEX ON bench_raw.queue (id) WHERE state = 'ready'")
+    yield* Sql.run("CREATE INDEX ON bench_raw.queue (job_type, run_at, id) WHERE state = 'ready'")
+    yield* Sql.run("CREATE INDEX ON bench_raw.queue (lease_expires_at) WHERE state = 'leased'")
     // a queue of keys beside it, so that the keyed enqueue has its counterpart
     yield* Sql.run("CREATE TABLE bench_raw.keyed (LIKE bench_raw.queue INCLUDING ALL, key text NOT NULL UNIQUE)")
   }),
@@ -121,13 +129,17 @@ export const raw: Queue<unknown> = {
         SELECT ${enqueuedType}, p::jsonb FROM unnest(${range(size).map((n) => JSON.stringify(payloadOf(n)))}::text[]) p
         RETURNING id`
     ),
-  claim: (_, limit) =>
+  claim: (worker, limit, [type]) =>
     Effect.flatMap(Sql.client, (sql) =>
       Effect.map(
         sql`
-          UPDATE bench_raw.queue SET state = 'taken'
+          UPDATE bench_raw.queue
+          SET state = 'leased', worker = ${worker}, attempts = attempts + 1,
+            lease_expires_at = now() + interval '1 minute'
           WHERE id = ANY (ARRAY(
-            SELECT id FROM bench_raw.queue WHERE state = 'ready' ORDER BY id LIMIT ${limit} FOR UPDATE SKIP LOCKED
+            SELECT id FROM bench_raw.queue
+            WHERE state = 'ready' AND job_type = ${type} AND run_at <= now()
+            ORDER BY run_at, id LIMIT ${limit} FOR UPDATE SKIP LOCKED
           ))
           RETURNING id, job_type, payload`,
         (rows) => rows.map(({ id }) => id)
@@ -136,13 +148,17 @@ export const raw: Queue<unknown> = {
   complete: (ids) =>
     Effect.flatMap(Sql.client, (sql) =>
       Effect.flatMap(
-        sql`UPDATE bench_raw.queue SET state = 'done' WHERE id = ANY (${ids}::bigint[]) RETURNING id`,
+        sql`
+          UPDATE bench_raw.queue
+          SET state = 'done', worker = NULL, lease_expires_at = NULL, finished_at = now()
+          WHERE id = ANY (${ids}::uuid[]) RETURNING id`,
         (rows) =>
           rows.length === ids.length ? Effect.void : Effect.fail(new Mismatch({ message: "rows are missing" }))
       )
     ),
   heartbeat: (ids) =>
     Effect.flatMap(Sql.client, (sql) =>
-      Effect.asVoid(sql`UPDATE bench_raw.queue SET state = 'taken' WHERE id = ANY (${ids}::bigint[])`)
+      Effect.asVoid(sql`
+        UPDATE bench_raw.queue SET lease_expires_at = now() + interval '1 minute' WHERE id = ANY (${ids}::uuid[])`)
     )
 }

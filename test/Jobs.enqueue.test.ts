@@ -770,6 +770,8 @@ it.layer(Faulty)("enqueue: what is sent", (it) => {
       const jobType = yield* declare("sent")
       yield* sent
       yield* Jobs.enqueue(jobType, 1)
+      assert.deepStrictEqual(yield* sent, ["INSERT"])
+      yield* Jobs.enqueue(jobType, 1, { stage: "scheduled" })
       assert.deepStrictEqual(yield* sent, ["WITH"])
       yield* Jobs.enqueue(jobType, 1, { idempotencyKey: "k" })
       assert.deepStrictEqual(yield* sent, ["WITH"])

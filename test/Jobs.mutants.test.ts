@@ -202,6 +202,7 @@ const write = (name: Write): LeaseWrite => writes[name]
 
 const claimStatement = "WITH RECURSIVE input"
 const enqueueStatement = "jsonb_to_recordset("
+const enqueueOneStatement = "FROM runledger.job_definitions d\n    WHERE d.job_type"
 
 type Fenced = "heartbeat" | "progress" | "success" | "failure" | "continuation"
 const fenced: ReadonlyArray<Fenced> = ["heartbeat", "progress", "success", "failure", "continuation"]
@@ -1173,7 +1174,7 @@ const mutants: ReadonlyArray<Mutant> = [
   mutant(
     "claim: the latest first",
     claimStatement,
-    /ORDER BY q\.next_run_at, q\.id(\s+FOR)/g,
+    /ORDER BY q\.next_run_at, q\.id(\s+--)/g,
     "ORDER BY q.next_run_at DESC, q.id$1",
     ["claim takes the oldest of a lane first"]
   ),
@@ -1360,6 +1361,9 @@ const mutants: ReadonlyArray<Mutant> = [
     ["enqueue keeps the keys of organizations apart"]
   ),
   mutant("enqueue: disabled types too", enqueueStatement, "WHERE is_enabled", "WHERE is_enabled IS NOT NULL", [
+    "enqueue refuses a disabled type"
+  ]),
+  mutant("enqueue of one: disabled types too", enqueueOneStatement, "AND d.is_enabled", "", [
     "enqueue refuses a disabled type"
   ]),
   mutant("enqueue: waits without end", enqueueStatement, "ELSE '5s'", "ELSE current_setting('lock_timeout')", [

@@ -203,17 +203,24 @@ const select = Effect.fnUntraced(function* (
       ) head
       ORDER BY l.priority DESC, head.next_run_at
     ), picked AS MATERIALIZED (
-      SELECT job.id
-      FROM heads h
-      CROSS JOIN LATERAL (
-        SELECT q.id
-        FROM runledger.job_queue q
-        WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
-          AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
-          AND q.next_run_at <= (SELECT at FROM input)
-        ORDER BY q.next_run_at, q.id
-        FOR NO KEY UPDATE SKIP LOCKED
-      ) job
+      SELECT candidate.id
+      FROM (
+        SELECT job.id
+        FROM heads h
+        CROSS JOIN LATERAL (
+          SELECT q.id
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
+            AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
+            AND q.next_run_at <= (SELECT at FROM input)
+          ORDER BY q.next_run_at, q.id
+          -- a lateral step is planned for all of its rows unless it says how many: a backlog would be sorted whole
+          LIMIT ${sql.literal(String(maxBatch))}
+          FOR NO KEY UPDATE SKIP LOCKED
+        ) job
+        -- a constant, or the plan is priced at a tenth of the table and the server compiles it at each claim
+        LIMIT ${sql.literal(String(maxBatch))}
+      ) candidate
       LIMIT (SELECT size FROM input)
     ), claimed AS (
       UPDATE runledger.job_queue q

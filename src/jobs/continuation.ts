@@ -80,8 +80,8 @@ export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<En
         updated_at = i.at
       FROM valid v
       CROSS JOIN input i
-      -- the array reaches the rows by primary key, whatever statistics make of the join
-      WHERE q.id = v.id AND q.id = ANY (ARRAY(SELECT id FROM valid))
+      -- a range of one: only a look-up by primary key for each row can answer it, whatever statistics say
+      WHERE q.id BETWEEN v.id AND v.id
       RETURNING q.id, q.job_type, q.run_number, q.next_run_at, q.progress_done, q.progress_total
     ), closed AS (
       INSERT INTO ${sql.literal(attemptTarget)})

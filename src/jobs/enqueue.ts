@@ -22,13 +22,16 @@ import {
   type UnsupportedIsolation,
   type WriteReason
 } from "../Reason.ts"
+import { insertOne } from "./enqueueOne.ts"
 import {
+  bytesOf,
   differences,
   type EncodedRequest,
   type EnqueueOptions,
   type EnqueueRequest,
   encode,
-  inKeyOrder
+  inKeyOrder,
+  recordOf
 } from "./enqueueRequest.ts"
 import { maxBatch } from "./limits.ts"
 
@@ -91,7 +94,16 @@ export const enqueue: (
   payload: Json,
   options?: EnqueueOptions
 ) {
-  const [answer] = yield* run([{ ...options, jobType, payload }], "")
+  const request = yield* Effect.fromResult(encode({ ...options, jobType, payload }, 0, ""))
+  if (request.identity === undefined && request.stage === "queued") {
+    const jobId = yield* insertOne(request)
+    if (jobId !== undefined) {
+      if (isDue(request)) yield* markDue([jobType])
+      return { jobId, status: "PENDING", runNumber: 1, disposition: "inserted" } as const
+    }
+    // the statement for many says what is wrong with the definition
+  }
+  const [answer] = yield* run([request])
   return yield* answer === undefined ? new QueryFailed({}) : Effect.fromResult(answer)
 }, writing("Jobs.enqueue"))
 
@@ -118,22 +130,26 @@ export const enqueue: (
 export const enqueueMany: (
   requests: ReadonlyArray<EnqueueRequest>
 ) => Effect.Effect<ReadonlyArray<Result.Result<Enqueued, EnqueueRefusal>>, QueryError<EnqueueManyReason>, SqlClient> =
-  Effect.fn("Jobs.enqueueMany")(
-    (requests: ReadonlyArray<EnqueueRequest>) => run(requests, "requests"),
-    writing("Jobs.enqueueMany")
-  )
+  Effect.fn("Jobs.enqueueMany")(function* (requests: ReadonlyArray<EnqueueRequest>) {
+    const encoded: Array<EncodedRequest> = []
+    for (const [ordinal, request] of requests.entries()) {
+      const checked = encode(request, ordinal, `requests[${ordinal}].`)
+      if (Result.isFailure(checked)) return yield* checked.failure
+      encoded.push(checked.success)
+    }
+    return yield* run(encoded)
+  }, writing("Jobs.enqueueMany"))
 
 type Answer = Result.Result<Enqueued, EnqueueRefusal>
 
-const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>, path: string) {
+const isDue = (request: EncodedRequest) => request.nextRunAt === null && request.delayMillis === null
+
+const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EncodedRequest>) {
   const answers = new Map<number, Answer>()
   const firsts: Array<EncodedRequest> = []
   const repeats: Array<readonly [EncodedRequest, first: EncodedRequest]> = []
   const byIdentity = new Map<string, EncodedRequest>()
-  for (const [ordinal, request] of requests.entries()) {
-    const checked = encode(request, ordinal, path === "" ? "" : `${path}[${ordinal}].`)
-    if (Result.isFailure(checked)) return yield* checked.failure
-    const encoded = checked.success
+  for (const encoded of requests) {
     const first = encoded.identity === undefined ? undefined : byIdentity.get(encoded.identity)
     if (first !== undefined) {
       repeats.push([encoded, first])
@@ -142,7 +158,7 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
     if (encoded.identity !== undefined) byIdentity.set(encoded.identity, encoded)
     firsts.push(encoded)
   }
-  const chunks = chunksOf(inKeyOrder(firsts), maxBatch, ({ text }) => text.length)
+  const chunks = chunksOf(inKeyOrder(firsts), maxBatch, bytesOf)
   const inserting = Effect.gen(function* () {
     yield* Effect.forEach(chunks, (chunk) => insert(chunk, answers), { discard: true })
     // A repeated key never reaches the statement: what it is compared with is the first request, which is the stored one
@@ -173,13 +189,12 @@ const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>
   const several = chunks.length > 1 || repeats.length > 0 || isMixed
   yield* several ? transaction(inserting) : inserting
 
-  const due = requests.flatMap((request, ordinal) => {
-    const answer = answers.get(ordinal)
+  const due = requests.flatMap((request) => {
+    const answer = answers.get(request.ordinal)
     return answer !== undefined &&
       Result.isSuccess(answer) &&
       answer.success.disposition === "inserted" &&
-      request.runAt === undefined &&
-      request.delay === undefined
+      isDue(request)
       ? [request.jobType]
       : []
   })
@@ -259,7 +274,7 @@ const isNames = (value: unknown): value is ReadonlyArray<string> | null =>
 const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>, keyed: boolean) {
   const { sql, instant } = yield* Sql.clocked
   const records = items
-    .map(({ ordinal, text }, rank) => ({ ordinal, text: `{"rank":${rank},${text.slice(1)}` }))
+    .map((item, rank) => ({ ordinal: item.ordinal, text: recordOf(item, rank) }))
     .sort((a, b) => a.ordinal - b.ordinal)
     .map(({ text }) => text)
   const staged = items.some(({ stage }) => stage !== "queued")

@@ -41,15 +41,24 @@ export interface EnqueueRequest extends EnqueueOptions {
   readonly payload: Json
 }
 
-/** A request as it is sent. Field names are those of the statement. */
+/** A request that was checked, with its payload as JSON text. */
 export interface EncodedRequest {
   readonly ordinal: number
+  /** What a retry has in common with the first request; `undefined` without a key. */
   readonly identity: string | undefined
   readonly jobType: string
+  readonly organizationId: string | null
+  readonly priority: number | null
+  readonly maxAttempts: number | null
+  readonly timeoutSeconds: number | null
+  /** An ISO instant with six fractional digits, as the stored request has them. */
+  readonly nextRunAt: string | null
+  readonly delayMillis: number | null
+  readonly idempotencyKey: string | null
   readonly stage: Stage
-  /** JSON text of everything else. */
-  readonly text: string
-  /** The request as it is compared. */
+  readonly payloadVersion: number
+  readonly payload: string
+  /** The request as it is compared; empty without a key. */
   readonly snapshot: Readonly<Record<string, Json>>
 }
 
@@ -85,44 +94,59 @@ export const encode = (
   }
   const payload = JsonText.encode(request.payload)
   if (Result.isFailure(payload)) return refuse("payload", payload.failure)
-  // six fractional digits, as the stored request has them
-  const nextRunAt = runAt === undefined ? null : DateTime.formatIso(runAt).replace("Z", "000Z")
-  const given = {
-    priority: priority ?? null,
-    max_attempts: maxAttempts ?? null,
-    timeout_seconds: timeoutSeconds ?? null
-  }
-  const head = JSON.stringify({
-    ...given,
+  const encoded = {
     ordinal,
-    job_type: jobType,
-    organization_id: organizationId ?? null,
-    next_run_at_text: nextRunAt,
-    delay_ms: delay ?? null,
-    idempotency_key: idempotencyKey ?? null,
-    stage,
-    payload_version: payloadVersion
-  })
-  const text = `${head.slice(0, -1)},"payload":${payload.success}}`
-  // nothing is compared with a request without a key
-  if (idempotencyKey === undefined) {
-    return Result.succeed({ ordinal, identity: undefined, jobType, stage, text, snapshot: {} })
-  }
-  return Result.succeed({
-    ordinal,
-    identity: JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
+    identity: undefined,
     jobType,
+    organizationId: organizationId ?? null,
+    priority: priority ?? null,
+    maxAttempts: maxAttempts ?? null,
+    timeoutSeconds: timeoutSeconds ?? null,
+    nextRunAt: runAt === undefined ? null : DateTime.formatIso(runAt).replace("Z", "000Z"),
+    delayMillis: delay ?? null,
+    idempotencyKey: idempotencyKey ?? null,
     stage,
-    text,
+    payloadVersion,
+    payload: payload.success,
+    snapshot: {}
+  }
+  if (idempotencyKey === undefined) return Result.succeed(encoded)
+  return Result.succeed({
+    ...encoded,
+    identity: JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
     snapshot: {
-      ...given,
       payload: request.payload,
-      next_run_at: nextRunAt,
+      priority: encoded.priority,
+      max_attempts: encoded.maxAttempts,
+      timeout_seconds: encoded.timeoutSeconds,
+      next_run_at: encoded.nextRunAt,
       stage,
       ...(delay === undefined ? {} : { delay_ms: delay })
     }
   })
 }
+
+/** A request as a statement for many is sent it; `rank` is its place in the order of insertion. */
+export const recordOf = (request: EncodedRequest, rank: number): string => {
+  const head = JSON.stringify({
+    ordinal: request.ordinal,
+    rank,
+    job_type: request.jobType,
+    organization_id: request.organizationId,
+    priority: request.priority,
+    max_attempts: request.maxAttempts,
+    timeout_seconds: request.timeoutSeconds,
+    next_run_at_text: request.nextRunAt,
+    delay_ms: request.delayMillis,
+    idempotency_key: request.idempotencyKey,
+    stage: request.stage,
+    payload_version: request.payloadVersion
+  })
+  return `${head.slice(0, -1)},"payload":${request.payload}}`
+}
+
+/** About how much of a statement a request takes. */
+export const bytesOf = ({ payload }: EncodedRequest): number => payload.length + 400
 
 /** The fields of two requests that differ, in alphabetical order. */
 export const differences = (a: EncodedRequest["snapshot"], b: EncodedRequest["snapshot"]): ReadonlyArray<string> =>

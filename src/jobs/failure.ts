@@ -104,8 +104,8 @@ export const disposeOf = (sql: SqlClient): Fragment =>
         updated_at = i.at
       FROM timed t
       CROSS JOIN input i
-      -- the array reaches the rows by primary key, whatever statistics make of the join
-      WHERE q.id = t.id AND q.id = ANY (ARRAY(SELECT id FROM timed))
+      -- a range of one: only a look-up by primary key for each row can answer it, whatever statistics say
+      WHERE q.id BETWEEN t.id AND t.id
       RETURNING
         q.id, q.job_type, q.organization_id, q.run_number, q.attempt, q.payload, q.checkpoint, t.kind, t.code, t.message,
         t.dead_letter_reason, t.retry_delay_ms, t.effective_next_run_at, t.retry_timing_source

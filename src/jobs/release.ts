@@ -100,8 +100,8 @@ export const releaseOf = (sql: SqlClient): Fragment =>
         updated_at = i.at
       FROM releasing r
       CROSS JOIN input i
-      -- the array reaches the rows by primary key, whatever statistics make of the join
-      WHERE q.id = r.id AND q.id = ANY (ARRAY(SELECT id FROM releasing))
+      -- a range of one: only a look-up by primary key for each row can answer it, whatever statistics say
+      WHERE q.id BETWEEN r.id AND r.id
       RETURNING q.id, q.job_type, q.organization_id, q.max_attempts, q.checkpoint
     ), undone AS (
       INSERT INTO runledger.job_events (job_id, seq, run_number, attempt, event_type, stage, payload, occurred_at)
