@@ -12,7 +12,55 @@ export * as Jobs from "./Jobs.ts"
 export * as Migrator from "./Migrator.ts"
 export * as Notifications from "./Notifications.ts"
 export { QueryError } from "./QueryError.ts"
-export * from "./Reason.ts"
-export * from "./SchemaCompatibilityError.ts"
+export {
+  Category,
+  ConstraintViolation,
+  DefinitionUnavailable,
+  IdempotencyConflict,
+  IdempotencySnapshotMissing,
+  InvalidArgument,
+  InvalidCompletionProgress,
+  InvalidContinuationDelay,
+  InvalidLeaseDuration,
+  InvalidPagination,
+  InvalidProgress,
+  InvalidRetryTiming,
+  InvalidStateTransition,
+  JobNotFound,
+  LeaseOwnerMismatch,
+  OutcomeUnknown,
+  PermissionDenied,
+  QueryFailed,
+  type ReadReason,
+  type Reason,
+  type Source,
+  Unavailable,
+  UnstartedClaimReleaseNotApplicable,
+  UnsupportedIsolation,
+  WorkflowManaged,
+  type WriteReason
+} from "./Reason.ts"
+export {
+  ChecksumMismatch,
+  DatabaseFailure,
+  Difference,
+  HistoryGap,
+  HistoryMalformed,
+  HistoryMissing,
+  InsideTransaction,
+  InsufficientPrivilege,
+  KeyedRowsWithoutSnapshot,
+  type MigrateReason,
+  MigrationFailed,
+  MigrationName,
+  MigrationsPending,
+  ObjectKind,
+  SchemaBusy,
+  SchemaCompatibilityError,
+  type SchemaCompatibilityReason,
+  SchemaDrift,
+  UnknownBreakingMigration,
+  type VerifyReason
+} from "./SchemaCompatibilityError.ts"
 export * as StatementClock from "./StatementClock.ts"
 export * as TenantScope from "./TenantScope.ts"
