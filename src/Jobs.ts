@@ -2,8 +2,9 @@
  * What may happen to a job. Each operation is an Effect that needs a `SqlClient`, joins the caller's transaction, and lists
  * in its type everything that can go wrong.
  *
- * Locks: an operation locks rows of `job_queue` only, `FOR NO KEY UPDATE`, in the order of their ids, and skips what others
- * hold. Only an enqueue with a key may wait for another transaction, for at most five seconds.
+ * Locks: an operation locks rows of `job_queue` only, `FOR NO KEY UPDATE`, and skips what others hold. Lease writes take
+ * them in the order of their ids; a claim in the order of its lanes, the reaper in that of the expiries: whoever skips never
+ * waits, so no order can deadlock. Only an enqueue with a key may wait for another transaction, for at most five seconds.
  */
 export { type ClaimedJob, type FailureKind, JobId, JobRecord, type Lease, type Stage, type Status } from "./Job.ts"
 export * from "./jobs/cancel.ts"

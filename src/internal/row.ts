@@ -1,6 +1,6 @@
 /**
- * What the driver returns, checked by hand where rows come by the hundred: a schema takes fifty microseconds a row, this
- * takes one. Everything else is decoded by schema.
+ * What the driver returns, checked by hand where rows come by the hundred: a schema takes about fifty microseconds
+ * a row. Everything else is decoded by schema.
  */
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"

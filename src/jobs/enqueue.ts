@@ -111,7 +111,7 @@ export const enqueue: (
  * Enqueues many jobs, each answered on its own, in the order given: the job it led to, or why it did not lead to one. The
  * same key may stand in a batch twice; the later request is compared with the earlier.
  *
- * Up to 1,000 jobs and 8 MiB, all with a key or all without, are one statement. More, and mixed batches, run in one
+ * Up to 1,000 jobs and 8 MiB, all with a key of its own or all without, are one statement. Others run in one
  * transaction, a savepoint of the caller's if there is one: if the database fails, nothing is enqueued.
  *
  * Fails as a whole with `InvalidArgument` (any request is malformed; nothing was sent), `UnsupportedIsolation`,

@@ -9,7 +9,7 @@ import type { EncodedRequest } from "./enqueueRequest.ts"
 
 /**
  * Enqueues one job without a key, queued: the most frequent enqueue, which has nothing to find, to order or to store beside the
- * job. It says the same as the statement for many, in a third of the time. Returns `undefined` if the definition is missing
+ * job. It says the same as the statement for many, without its steps. Returns `undefined` if the definition is missing
  * or disabled.
  */
 export const insertOne = Effect.fnUntraced(function* (
