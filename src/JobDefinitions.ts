@@ -75,17 +75,17 @@ export type DefinitionWriteReason = InvalidArgument | WriteReason
 export const upsert: (
   jobType: string,
   settings?: DefinitionSettings
-) => Effect.Effect<JobDefinition, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn("JobDefinitions.upsert")(
-  function* (jobType: string, settings?: DefinitionSettings) {
-    const record = yield* encode(jobType, settings ?? {})
-    for (let round = 0; round < maxRounds; round++) {
-      const [row] = yield* mayWait(upsertOnce(record))
-      if (row !== undefined) return yield* decodeDefinition(row)
-    }
-    return yield* new Unavailable({ origin: "busy" })
-  },
-  writing("JobDefinitions.upsert")
-)
+) => Effect.Effect<JobDefinition, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fnUntraced(function* (
+  jobType: string,
+  settings?: DefinitionSettings
+) {
+  const record = yield* encode(jobType, settings ?? {})
+  for (let round = 0; round < maxRounds; round++) {
+    const [row] = yield* mayWait(upsertOnce(record))
+    if (row !== undefined) return yield* decodeDefinition(row)
+  }
+  return yield* new Unavailable({ origin: "busy" })
+}, writing("JobDefinitions.upsert"))
 
 const maxRounds = 5
 
@@ -146,13 +146,15 @@ const upsertOnce = Effect.fnUntraced(function* (record: string) {
 export const insertIfMissing: (
   jobType: string,
   settings?: DefinitionSettings
-) => Effect.Effect<boolean, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn("JobDefinitions.insertIfMissing")(
-  function* (jobType: string, settings?: DefinitionSettings) {
-    const record = yield* encode(jobType, settings ?? {})
-    const [row] = yield* mayWait(
-      Effect.flatMap(
-        Sql.clocked,
-        ({ sql, instant }) => sql`
+) => Effect.Effect<boolean, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fnUntraced(function* (
+  jobType: string,
+  settings?: DefinitionSettings
+) {
+  const record = yield* encode(jobType, settings ?? {})
+  const [row] = yield* mayWait(
+    Effect.flatMap(
+      Sql.clocked,
+      ({ sql, instant }) => sql`
           WITH input AS MATERIALIZED (
             SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
             FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
@@ -164,12 +166,10 @@ export const insertIfMissing: (
           )
           SELECT EXISTS (SELECT FROM inserted) AS inserted, callers_lock_timeout FROM input
         `
-      )
     )
-    return row?.inserted === true
-  },
-  writing("JobDefinitions.insertIfMissing")
-)
+  )
+  return row?.inserted === true
+}, writing("JobDefinitions.insertIfMissing"))
 
 /**
  * Changes the settings that are given and keeps the others; the version stays. `None` if the type is not declared.
@@ -187,14 +187,13 @@ export const insertIfMissing: (
 export const update: (
   jobType: string,
   changes: Omit<DefinitionSettings, "version">
-) => Effect.Effect<Option.Option<JobDefinition>, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fn(
-  "JobDefinitions.update"
-)(function* (jobType: string, changes: Omit<DefinitionSettings, "version">) {
-  const record = yield* encodeGiven(jobType, changes)
-  const [row] = yield* mayWait(
-    Effect.flatMap(
-      Sql.clocked,
-      ({ sql, instant }) => sql`
+) => Effect.Effect<Option.Option<JobDefinition>, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fnUntraced(
+  function* (jobType: string, changes: Omit<DefinitionSettings, "version">) {
+    const record = yield* encodeGiven(jobType, changes)
+    const [row] = yield* mayWait(
+      Effect.flatMap(
+        Sql.clocked,
+        ({ sql, instant }) => sql`
         WITH input AS MATERIALIZED (
           SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
           FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
@@ -225,15 +224,17 @@ export const update: (
         FROM input i
         LEFT JOIN (SELECT ${sql.literal(definitionColumns)} FROM written) w ON true
       `
+      )
     )
-  )
-  if (row === undefined || typeof row.job_type !== "string") {
-    return row?.is_declared === true
-      ? yield* invalid("retry.max", "must not be shorter than retry.initial")
-      : Option.none()
-  }
-  return Option.some(yield* decodeDefinition(row))
-}, writing("JobDefinitions.update"))
+    if (row === undefined || typeof row.job_type !== "string") {
+      return row?.is_declared === true
+        ? yield* invalid("retry.max", "must not be shorter than retry.initial")
+        : Option.none()
+    }
+    return Option.some(yield* decodeDefinition(row))
+  },
+  writing("JobDefinitions.update")
+)
 
 /**
  * Reads a declaration; `None` if the type is not declared. Fails with `InvalidArgument` (blank or over-long type) or what any
@@ -248,17 +249,16 @@ export const update: (
  */
 export const get: (
   jobType: string
-) => Effect.Effect<Option.Option<JobDefinition>, QueryError<InvalidArgument | ReadReason>, SqlClient> = Effect.fn(
-  "JobDefinitions.get"
-)(function* (jobType: string) {
-  const refused = Args.name("jobType", jobType, maxTypeBytes)
-  if (refused !== undefined) return yield* refused
-  const sql = yield* Sql.client
-  const [row] = yield* sql`
+) => Effect.Effect<Option.Option<JobDefinition>, QueryError<InvalidArgument | ReadReason>, SqlClient> =
+  Effect.fnUntraced(function* (jobType: string) {
+    const refused = Args.name("jobType", jobType, maxTypeBytes)
+    if (refused !== undefined) return yield* refused
+    const sql = yield* Sql.client
+    const [row] = yield* sql`
     SELECT ${sql.literal(definitionColumns)} FROM runledger.job_definitions WHERE job_type = ${jobType}
   `
-  return row === undefined ? Option.none() : Option.some(yield* decodeDefinition(row))
-}, reading("JobDefinitions.get"))
+    return row === undefined ? Option.none() : Option.some(yield* decodeDefinition(row))
+  }, reading("JobDefinitions.get"))
 
 /** Which page of declarations. */
 export interface ListOptions {
@@ -287,7 +287,7 @@ export const list: (
   ReadonlyArray<JobDefinition>,
   QueryError<InvalidArgument | InvalidPagination | ReadReason>,
   SqlClient
-> = Effect.fn("JobDefinitions.list")(function* ({ contains, limit = 100, after }: ListOptions = {}) {
+> = Effect.fnUntraced(function* ({ contains, limit = 100, after }: ListOptions = {}) {
   const refused =
     invalidLimit(limit) ??
     (contains === undefined ? undefined : Args.name("contains", contains, maxTypeBytes)) ??

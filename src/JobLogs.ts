@@ -72,13 +72,14 @@ export type InsertReason = InsertManyReason | JobNotFound
  * const kept = JobLogs.insert({ jobId, runNumber: 1, attempt: 1, level: "INFO", message: "half way" })
  * ```
  */
-export const insert: (line: LogLine) => Effect.Effect<void, QueryError<InsertReason>, SqlClient> = Effect.fn(
-  "JobLogs.insert"
-)(function* (line: LogLine) {
-  const [missing] = yield* insertAll([line])
-  if (missing !== undefined) return yield* new JobNotFound({ jobId: missing })
-  return undefined
-}, writing("JobLogs.insert"))
+export const insert: (line: LogLine) => Effect.Effect<void, QueryError<InsertReason>, SqlClient> = Effect.fnUntraced(
+  function* (line: LogLine) {
+    const [missing] = yield* insertAll([line])
+    if (missing !== undefined) return yield* new JobNotFound({ jobId: missing })
+    return undefined
+  },
+  writing("JobLogs.insert")
+)
 
 /**
  * Keeps up to 1,000 lines, in the order given, all or nothing. Returns the jobs among them that do not exist; their lines
@@ -96,10 +97,11 @@ export const insert: (line: LogLine) => Effect.Effect<void, QueryError<InsertRea
  */
 export const insertMany: (
   lines: ReadonlyArray<LogLine>
-) => Effect.Effect<ReadonlyArray<JobId>, QueryError<InsertManyReason>, SqlClient> = Effect.fn("JobLogs.insertMany")(
-  (lines: ReadonlyArray<LogLine>) => insertAll(lines),
-  writing("JobLogs.insertMany")
-)
+) => Effect.Effect<ReadonlyArray<JobId>, QueryError<InsertManyReason>, SqlClient> = Effect.fnUntraced(function* (
+  lines: ReadonlyArray<LogLine>
+) {
+  return yield* insertAll(lines)
+}, writing("JobLogs.insertMany"))
 
 const insertAll = Effect.fnUntraced(function* (lines: ReadonlyArray<LogLine>) {
   if (lines.length === 0) return []
@@ -189,7 +191,7 @@ export const list: (
   jobId: JobId,
   options?: ListOptions
 ) => Effect.Effect<ReadonlyArray<JobLog>, QueryError<InvalidArgument | InvalidPagination | ReadReason>, SqlClient> =
-  Effect.fn("JobLogs.list")(function* (scope: TenantScope, jobId: JobId, options?: ListOptions) {
+  Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId, options?: ListOptions) {
     const limit = options?.limit ?? 100
     const after = options?.after ?? 0
     const invalid =

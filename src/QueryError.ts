@@ -55,7 +55,10 @@ export class QueryError<out R extends Reason = Reason> extends Data.TaggedError(
   }
 }
 
-/** Folds everything that the body of a reading operation raises into one `QueryError`. */
+// Taking the stack of the caller at every call costs more than everything else that an operation does on this side.
+const span = { captureStackTrace: false }
+
+/** A reading operation: its span, and one `QueryError` for everything that its body raises. */
 export const reading =
   (operation: string) =>
   <A, E extends Reason, R>(
@@ -64,9 +67,9 @@ export const reading =
     Effect.mapError(self, (error) => {
       const reason = isSqlError(error) ? classifyRead(error) : error
       return new QueryError({ operation, reason: Schema.isSchemaError(reason) ? undecodable() : reason })
-    })
+    }).pipe(Effect.withSpan(operation, undefined, span))
 
-/** Folds everything that the body of a writing operation raises into one `QueryError`. */
+/** A writing operation: its span, and one `QueryError` for everything that its body raises. */
 export const writing =
   (operation: string) =>
   <A, E extends Reason, R>(
@@ -75,7 +78,7 @@ export const writing =
     Effect.mapError(
       classified<A, E | Schema.SchemaError, R>(self),
       (reason) => new QueryError({ operation, reason: Schema.isSchemaError(reason) ? undecodable() : reason })
-    )
+    ).pipe(Effect.withSpan(operation, undefined, span))
 
 // a row that does not decode is kept out of the error: what the decoder says may quote it
 const undecodable = () => new QueryFailed({})

@@ -16,7 +16,16 @@ export const MigrationName = Schema.Struct({ id: Schema.Int, name: Schema.String
 export type MigrationName = typeof MigrationName.Type
 
 /** What kinds of objects the schema consists of. */
-export const ObjectKind = Schema.Literals(["table", "column", "constraint", "index", "function", "trigger", "view"])
+export const ObjectKind = Schema.Literals([
+  "domain",
+  "table",
+  "column",
+  "constraint",
+  "index",
+  "function",
+  "trigger",
+  "view"
+])
 export type ObjectKind = typeof ObjectKind.Type
 
 /**

@@ -420,7 +420,7 @@ const step = Effect.fnUntraced(function* (state: Model.State, call: Model.Call) 
   return { ...state, jobs }
 })
 
-/** Jobs that are there before the first command, the last of them at work. */
+/** Jobs that are there before the first command: the first holds a key, the last are at work. */
 const warmUp = (jobs: number): ReadonlyArray<Model.Call> => [
   ...types.slice(0, 2).map(defined),
   ...Array.from(
@@ -428,7 +428,11 @@ const warmUp = (jobs: number): ReadonlyArray<Model.Call> => [
     (_, i): Model.Call =>
       resolve(
         { jobs: [], leases: [], start: 0 },
-        { _tag: "Enqueue", requests: [{ jobType: "alpha", variation: i === 1 ? 3 : 99, key: undefined }], many: false }
+        {
+          _tag: "Enqueue",
+          requests: [{ jobType: "alpha", variation: i === 1 ? 3 : 99, key: i === 0 ? "key-1" : undefined }],
+          many: false
+        }
       )
   ),
   ...(jobs < 2

@@ -18,7 +18,7 @@ const suspicious = ({ statements }: Pick<Migration, "statements">): ReadonlyArra
       created.add(table[1])
       return true
     }
-    if (match(`CREATE (FUNCTION|VIEW) ${name}`) !== null) return true
+    if (match(`CREATE (FUNCTION|VIEW|DOMAIN) ${name}`) !== null) return true
 
     const index = match(`CREATE (UNIQUE )?INDEX \\w+ ON ${name}`)
     if (index !== null) return index[1] === undefined || on(index[2])
@@ -67,6 +67,7 @@ describe("migrations", () => {
     "CREATE INDEX i ON runledger.job_queue (id)",
     "CREATE FUNCTION runledger.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "CREATE VIEW runledger.v AS SELECT 1",
+    "CREATE DOMAIN runledger.d AS text CHECK (VALUE <> '')",
     "ALTER TABLE runledger.job_queue ADD COLUMN a text",
     "ALTER TABLE runledger.job_queue ADD COLUMN a numeric(4, 2) NOT NULL DEFAULT 0"
   ])("an addition: %s", (statement) => {
@@ -80,6 +81,7 @@ describe("migrations", () => {
     "CREATE OR REPLACE FUNCTION runledger.uuidv7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'",
     "CREATE TRIGGER t BEFORE INSERT ON runledger.job_queue FOR EACH ROW EXECUTE FUNCTION runledger.f()",
     "ALTER TABLE runledger.job_queue ADD CONSTRAINT c CHECK (true)",
+    "ALTER DOMAIN runledger.job_queue_stage ADD CONSTRAINT c CHECK (true)",
     "ALTER TABLE runledger.job_queue ADD COLUMN a text NOT NULL",
     "ALTER TABLE runledger.job_queue ADD COLUMN a text CHECK (a <> '')",
     "ALTER TABLE runledger.job_queue ADD COLUMN a text, DROP COLUMN stage",

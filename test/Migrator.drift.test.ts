@@ -31,6 +31,7 @@ interface Case {
 }
 
 const queue = "ALTER TABLE runledger.job_queue"
+const attempts = "ALTER TABLE runledger.job_attempts"
 
 /** Each on objects of its own, so that all of them can be made at once. */
 const cases: ReadonlyArray<Case> = [
@@ -79,7 +80,7 @@ const cases: ReadonlyArray<Case> = [
     change: [`${queue} ALTER COLUMN timeout_seconds DROP NOT NULL`],
     kind: "column",
     name: "job_queue.timeout_seconds",
-    actual: /^integer DEFAULT 300$/
+    actual: /^runledger\.job_queue_timeout_seconds DEFAULT 300$/
   },
   {
     title: "a column that must not be null",
@@ -118,28 +119,28 @@ const cases: ReadonlyArray<Case> = [
   },
   {
     title: "a missing check",
-    change: [`${queue} DROP CONSTRAINT chk_job_queue_status`],
+    change: [`${attempts} DROP CONSTRAINT chk_job_attempts_ended_as`],
     kind: "constraint",
-    name: "job_queue.chk_job_queue_status"
+    name: "job_attempts.chk_job_attempts_ended_as"
   },
   {
     title: "another check of the same name",
     change: [
-      `${queue} DROP CONSTRAINT chk_job_queue_priority_range`,
-      `${queue} ADD CONSTRAINT chk_job_queue_priority_range CHECK (priority BETWEEN -100 AND 1000)`
+      `${attempts} DROP CONSTRAINT chk_job_attempts_attempt_positive`,
+      `${attempts} ADD CONSTRAINT chk_job_attempts_attempt_positive CHECK (attempt > -1000)`
     ],
     kind: "constraint",
-    name: "job_queue.chk_job_queue_priority_range",
+    name: "job_attempts.chk_job_attempts_attempt_positive",
     actual: /1000/
   },
   {
     title: "a check that is not validated",
     change: [
-      `${queue} DROP CONSTRAINT chk_job_queue_run_number_positive`,
-      `${queue} ADD CONSTRAINT chk_job_queue_run_number_positive CHECK (run_number > 0) NOT VALID`
+      `${attempts} DROP CONSTRAINT chk_job_attempts_run_number_positive`,
+      `${attempts} ADD CONSTRAINT chk_job_attempts_run_number_positive CHECK (run_number > 0) NOT VALID`
     ],
     kind: "constraint",
-    name: "job_queue.chk_job_queue_run_number_positive",
+    name: "job_attempts.chk_job_attempts_run_number_positive",
     actual: /NOT VALID$/
   },
   {
@@ -200,6 +201,23 @@ const cases: ReadonlyArray<Case> = [
     actual: / INVALID$/
   },
   {
+    title: "a domain without its check",
+    change: ["ALTER DOMAIN runledger.job_queue_stage DROP CONSTRAINT chk_job_queue_stage_not_blank"],
+    kind: "domain",
+    name: "job_queue_stage",
+    actual: /^text$/
+  },
+  {
+    title: "another check of a domain",
+    change: [
+      "ALTER DOMAIN runledger.job_queue_priority DROP CONSTRAINT chk_job_queue_priority_range",
+      "ALTER DOMAIN runledger.job_queue_priority ADD CONSTRAINT chk_job_queue_priority_range CHECK (VALUE < 5) NOT VALID"
+    ],
+    kind: "domain",
+    name: "job_queue_priority",
+    actual: /VALUE < 5.* NOT VALID$/
+  },
+  {
     title: "another function body",
     change: [
       "CREATE OR REPLACE FUNCTION runledger.uuidv7() RETURNS uuid LANGUAGE sql VOLATILE AS 'SELECT gen_random_uuid()'"
@@ -251,6 +269,15 @@ const alone: ReadonlyArray<Case> = [
     actual: / DISABLED$/
   },
   {
+    title: "a missing domain",
+    change: [
+      "ALTER TABLE runledger.job_queue ALTER COLUMN max_attempts TYPE integer",
+      "DROP DOMAIN runledger.job_queue_max_attempts"
+    ],
+    kind: "domain",
+    name: "job_queue_max_attempts"
+  },
+  {
     title: "a missing function",
     change: ["DROP FUNCTION runledger.refuse_job_definition_delete() CASCADE"],
     kind: "function",
@@ -289,11 +316,11 @@ it.effect.each(alone)("$title is reported", (each) =>
     yield* run(each.change)
     const reported = yield* found
     assertReported(reported, each)
-    // one change, one difference; a function takes its triggers along
+    // one change, one difference; a function takes its triggers along, a domain leaves its column with another type
     const besides = reported.filter(({ kind, name }) => kind !== each.kind || name !== each.name)
     assert.deepStrictEqual(
       besides.map(({ kind }) => kind),
-      each.title === "a missing function" ? ["trigger"] : []
+      each.title === "a missing function" ? ["trigger"] : each.title === "a missing domain" ? ["column"] : []
     )
   }).pipe(Effect.provide(TestDatabase.layer))
 )
@@ -362,6 +389,7 @@ it.effect("the manifest is what the migrations lead to; npm run schema:manifest 
 
 it("nothing is missing from itself, and everything from nothing", () => {
   const nothing: Catalog.Definitions = {
+    domain: {},
     table: {},
     column: {},
     constraint: {},
@@ -374,6 +402,6 @@ it("nothing is missing from itself, and everything from nothing", () => {
   // the tables stand for what is on them
   assert.strictEqual(
     differences(manifest, nothing).length,
-    Object.keys(manifest.table).length + Object.keys(manifest.function).length
+    [manifest.domain, manifest.table, manifest.function].flatMap(Object.keys).length
   )
 })

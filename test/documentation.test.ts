@@ -59,13 +59,11 @@ describe("documentation", () => {
     const files = [...publicModules.map((name) => `src/${name}.ts`), ...sources("src/jobs")]
     for (const file of files) {
       const text = readFileSync(join(root, file), "utf8")
-      for (const [, comment, name] of text.matchAll(
-        /(?:\/\*\*((?:(?!\*\/).)*)\*\/\s*)?export const (\w+)\s*(?::[^=]*?=>[^=]*?)?=\s*Effect\.fn\(/gs
-      )) {
+      for (const [, name = ""] of text.matchAll(/\b(?:reading|writing)\("\w+\.(\w+)"\)/g)) {
         operations += 1
-        if (comment === undefined || !comment.includes("@example") || !/fails?\b/i.test(comment)) {
-          undocumented.push(`${file}: ${name}`)
-        }
+        const [, comment = ""] =
+          new RegExp(String.raw`/\*\*((?:(?!\*/).)*)\*/\s*export const ${name}\b`, "s").exec(text) ?? []
+        if (!comment.includes("@example") || !/fails?\b/i.test(comment)) undocumented.push(`${file}: ${name}`)
       }
     }
     assert.deepStrictEqual(undocumented, [])

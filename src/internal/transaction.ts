@@ -55,14 +55,14 @@ export const transaction = <A, E, R>(
 /** Turns failures of the database into reasons, as those of statements that stand for themselves. */
 export const classified = <A, E, R>(
   self: Effect.Effect<A, E | SqlError, R>
-): Effect.Effect<A, E | WriteReason, R | SqlClient> =>
-  Effect.catch(
-    self,
-    Effect.fnUntraced(function* (error): Effect.fn.Return<never, E | WriteReason, SqlClient> {
-      if (!isSqlError(error)) return yield* Effect.fail(error)
-      const own = yield* ConstraintClassifier
-      // a statement of the caller's transaction does not commit by itself
-      const commits = !(yield* Sql.inTransaction(yield* Sql.client))
-      return yield* Effect.fail(classifyWrite(error, own, commits))
-    })
-  )
+): Effect.Effect<A, E | WriteReason, R | SqlClient> => Effect.catch(self, reasonOf)
+
+const reasonOf = Effect.fnUntraced(function* <E>(
+  error: E | SqlError
+): Effect.fn.Return<never, E | WriteReason, SqlClient> {
+  if (!isSqlError(error)) return yield* Effect.fail(error)
+  const own = yield* ConstraintClassifier
+  // a statement of the caller's transaction does not commit by itself
+  const commits = !(yield* Sql.inTransaction(yield* Sql.client))
+  return yield* Effect.fail(classifyWrite(error, own, commits))
+})

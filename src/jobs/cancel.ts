@@ -59,7 +59,7 @@ export const cancel: (
   scope: TenantScope,
   jobId: JobId,
   options?: CancelOptions
-) => Effect.Effect<JobRecord, QueryError<CancelReason>, SqlClient> = Effect.fn("Jobs.cancel")(function* (
+) => Effect.Effect<JobRecord, QueryError<CancelReason>, SqlClient> = Effect.fnUntraced(function* (
   scope: TenantScope,
   jobId: JobId,
   options?: CancelOptions

@@ -73,10 +73,11 @@ export type ClaimReason = InvalidArgument | InvalidLeaseDuration | UnsupportedIs
  */
 export const claim: (
   options: ClaimOptions
-) => Effect.Effect<ReadonlyArray<ClaimedJob>, QueryError<ClaimReason>, SqlClient> = Effect.fn("Jobs.claim")(
-  (options: ClaimOptions) => run(options, "DIRECT"),
-  writing("Jobs.claim")
-)
+) => Effect.Effect<ReadonlyArray<ClaimedJob>, QueryError<ClaimReason>, SqlClient> = Effect.fnUntraced(function* (
+  options: ClaimOptions
+) {
+  return yield* run(options, "DIRECT")
+}, writing("Jobs.claim"))
 
 /**
  * Leases due jobs ahead of running them, for prefetching: as {@link claim}, but the start is marked later, by
@@ -97,10 +98,11 @@ export const claim: (
  */
 export const claimPrestart: (
   options: ClaimOptions
-) => Effect.Effect<ReadonlyArray<ClaimedJob>, QueryError<ClaimReason>, SqlClient> = Effect.fn("Jobs.claimPrestart")(
-  (options: ClaimOptions) => run(options, "WORKER_PRESTART"),
-  writing("Jobs.claimPrestart")
-)
+) => Effect.Effect<ReadonlyArray<ClaimedJob>, QueryError<ClaimReason>, SqlClient> = Effect.fnUntraced(function* (
+  options: ClaimOptions
+) {
+  return yield* run(options, "WORKER_PRESTART")
+}, writing("Jobs.claimPrestart"))
 
 const run = Effect.fnUntraced(function* (options: ClaimOptions, origin: ClaimOrigin) {
   const types = new Map<string, number>()

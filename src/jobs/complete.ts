@@ -100,7 +100,7 @@ export type CompletionRefusal =
 export const completeSuccess: (
   lease: Lease,
   options?: SuccessOptions
-) => Effect.Effect<Succeeded, QueryError<SuccessReason>, SqlClient> = Effect.fn("Jobs.completeSuccess")(function* (
+) => Effect.Effect<Succeeded, QueryError<SuccessReason>, SqlClient> = Effect.fnUntraced(function* (
   lease: Lease,
   options?: SuccessOptions
 ) {
@@ -133,12 +133,12 @@ export const completeSuccess: (
 export const completeFailure: (
   lease: Lease,
   options: FailureOptions
-) => Effect.Effect<FailureDisposition, QueryError<FailureReason>, SqlClient> = Effect.fn("Jobs.completeFailure")(
-  function* (lease: Lease, options: FailureOptions) {
-    return yield* one(yield* wellFormed(encodeFailure({ lease, ...options })), fail)
-  },
-  writing("Jobs.completeFailure")
-)
+) => Effect.Effect<FailureDisposition, QueryError<FailureReason>, SqlClient> = Effect.fnUntraced(function* (
+  lease: Lease,
+  options: FailureOptions
+) {
+  return yield* one(yield* wellFormed(encodeFailure({ lease, ...options })), fail)
+}, writing("Jobs.completeFailure"))
 
 /**
  * Ends an attempt as one slice of longer work: the job goes back to the queue as its next run, with fresh attempts, keeping
@@ -161,15 +161,15 @@ export const completeFailure: (
 export const completeContinuation: (
   lease: Lease,
   options?: ContinuationOptions
-) => Effect.Effect<Continued, QueryError<ContinuationReason>, SqlClient> = Effect.fn("Jobs.completeContinuation")(
-  function* (lease: Lease, options?: ContinuationOptions) {
-    const item = yield* wellFormed(encodeContinuation({ lease, ...options }))
-    const continued = yield* one(item, continueWith)
-    if (item.delayMillis === 0) yield* markDue([continued.jobType])
-    return continued
-  },
-  writing("Jobs.completeContinuation")
-)
+) => Effect.Effect<Continued, QueryError<ContinuationReason>, SqlClient> = Effect.fnUntraced(function* (
+  lease: Lease,
+  options?: ContinuationOptions
+) {
+  const item = yield* wellFormed(encodeContinuation({ lease, ...options }))
+  const continued = yield* one(item, continueWith)
+  if (item.delayMillis === 0) yield* markDue([continued.jobType])
+  return continued
+}, writing("Jobs.completeContinuation"))
 
 /**
  * Ends up to 1,000 attempts, each as its own way says, each fenced and answered on its own, in the order given. One lost,
@@ -200,7 +200,7 @@ export const completeMany: (
   ReadonlyArray<Result.Result<Completed, CompletionRefusal>>,
   QueryError<CompleteManyReason>,
   SqlClient
-> = Effect.fn("Jobs.completeMany")(function* (completions: ReadonlyArray<Completion>) {
+> = Effect.fnUntraced(function* (completions: ReadonlyArray<Completion>) {
   const invalid = invalidLease(completions.map(({ lease }) => lease))
   if (invalid !== undefined) return yield* invalid
   const successes: Array<EncodedSuccess> = []

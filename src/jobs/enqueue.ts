@@ -89,7 +89,7 @@ export const enqueue: (
   jobType: string,
   payload: Json,
   options?: EnqueueOptions
-) => Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient> = Effect.fn("Jobs.enqueue")(function* (
+) => Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient> = Effect.fnUntraced(function* (
   jobType: string,
   payload: Json,
   options?: EnqueueOptions
@@ -130,7 +130,7 @@ export const enqueue: (
 export const enqueueMany: (
   requests: ReadonlyArray<EnqueueRequest>
 ) => Effect.Effect<ReadonlyArray<Result.Result<Enqueued, EnqueueRefusal>>, QueryError<EnqueueManyReason>, SqlClient> =
-  Effect.fn("Jobs.enqueueMany")(function* (requests: ReadonlyArray<EnqueueRequest>) {
+  Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>) {
     const encoded: Array<EncodedRequest> = []
     for (const [ordinal, request] of requests.entries()) {
       const checked = encode(request, ordinal, `requests[${ordinal}].`)

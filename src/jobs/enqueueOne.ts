@@ -16,21 +16,25 @@ export const insertOne = Effect.fnUntraced(function* (
   request: EncodedRequest
 ): Effect.fn.Return<JobId | undefined, SqlError | QueryFailed, SqlClient> {
   const { sql, instant } = yield* Sql.clocked
+  // what was not given is not sent: the statement of the common case has three parameters
+  const given = (value: string | number | null, type: string, otherwise: string) =>
+    value === null ? sql.literal(otherwise) : sql`${value}::${sql.literal(type)}`
+  const dueAt =
+    request.nextRunAt === null && request.delayMillis !== null
+      ? sql`${instant} + ${request.delayMillis}::float8 * interval '1 millisecond'`
+      : request.nextRunAt === null
+        ? instant
+        : sql`${request.nextRunAt}::timestamptz`
   const [row] = yield* sql`
     INSERT INTO runledger.job_queue (
       id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
       created_at, updated_at
     )
     SELECT
-      runledger.uuidv7(), d.job_type, ${request.payloadVersion}::integer, ${request.organizationId}::uuid,
-      ${request.payload}::jsonb, COALESCE(${request.priority}::integer, d.default_priority),
-      COALESCE(${request.maxAttempts}::integer, d.max_attempts),
-      COALESCE(${request.timeoutSeconds}::integer, d.default_timeout_seconds),
-      COALESCE(
-        ${request.nextRunAt}::timestamptz,
-        ${instant} + COALESCE(${request.delayMillis}::float8, 0) * interval '1 millisecond'
-      ),
-      ${instant}, ${instant}
+      runledger.uuidv7(), d.job_type, ${request.payloadVersion}::integer, ${given(request.organizationId, "uuid", "NULL")},
+      ${request.payload}::jsonb, ${given(request.priority, "integer", "d.default_priority")},
+      ${given(request.maxAttempts, "integer", "d.max_attempts")},
+      ${given(request.timeoutSeconds, "integer", "d.default_timeout_seconds")}, ${dueAt}, ${instant}, ${instant}
     FROM runledger.job_definitions d
     WHERE d.job_type = ${request.jobType} AND d.is_enabled
     RETURNING id

@@ -73,11 +73,12 @@ export type HeartbeatRefusal = LeaseOwnerMismatch | Unavailable
 export const heartbeat: (
   lease: Lease,
   options?: HeartbeatOptions
-) => Effect.Effect<Renewal, QueryError<HeartbeatReason>, SqlClient> = Effect.fn("Jobs.heartbeat")(
-  (lease: Lease, options?: HeartbeatOptions) =>
-    Effect.flatMap(renew([lease], options), (answers) => Effect.fromResult(answerFor(answers, lease))),
-  writing("Jobs.heartbeat")
-)
+) => Effect.Effect<Renewal, QueryError<HeartbeatReason>, SqlClient> = Effect.fnUntraced(function* (
+  lease: Lease,
+  options?: HeartbeatOptions
+) {
+  return yield* Effect.fromResult(answerFor(yield* renew([lease], options), lease))
+}, writing("Jobs.heartbeat"))
 
 /**
  * Renews up to 1,000 leases in one statement, each fenced and answered on its own, in the order given: one lost or locked
@@ -106,11 +107,10 @@ export const heartbeatMany: (
   ReadonlyArray<Result.Result<Renewal, HeartbeatRefusal>>,
   QueryError<HeartbeatManyReason>,
   SqlClient
-> = Effect.fn("Jobs.heartbeatMany")(
-  (leases: ReadonlyArray<Lease>, options?: HeartbeatOptions) =>
-    Effect.map(renew(leases, options), (answers) => leases.map((lease) => answerFor(answers, lease))),
-  writing("Jobs.heartbeatMany")
-)
+> = Effect.fnUntraced(function* (leases: ReadonlyArray<Lease>, options?: HeartbeatOptions) {
+  const answers = yield* renew(leases, options)
+  return leases.map((lease) => answerFor(answers, lease))
+}, writing("Jobs.heartbeatMany"))
 
 const renew = Effect.fnUntraced(function* (leases: ReadonlyArray<Lease>, options: HeartbeatOptions | undefined) {
   const extend = Args.millis(options?.extend ?? 60_000)
@@ -190,10 +190,12 @@ export type ProgressReason = InvalidArgument | InvalidProgress | LeaseOwnerMisma
 export const markRunning: (
   lease: Lease,
   update?: ProgressUpdate
-) => Effect.Effect<void, QueryError<ProgressReason>, SqlClient> = Effect.fn("Jobs.markRunning")(
-  (lease: Lease, update?: ProgressUpdate) => report(lease, update ?? {}, true),
-  writing("Jobs.markRunning")
-)
+) => Effect.Effect<void, QueryError<ProgressReason>, SqlClient> = Effect.fnUntraced(function* (
+  lease: Lease,
+  update?: ProgressUpdate
+) {
+  yield* report(lease, update ?? {}, true)
+}, writing("Jobs.markRunning"))
 
 /**
  * Records progress, a checkpoint, or both. Numbers leave a progress event; a checkpoint alone leaves none. An update of
@@ -212,10 +214,12 @@ export const markRunning: (
 export const updateProgress: (
   lease: Lease,
   update: ProgressUpdate
-) => Effect.Effect<void, QueryError<ProgressReason>, SqlClient> = Effect.fn("Jobs.updateProgress")(
-  (lease: Lease, update: ProgressUpdate) => report(lease, update, false),
-  writing("Jobs.updateProgress")
-)
+) => Effect.Effect<void, QueryError<ProgressReason>, SqlClient> = Effect.fnUntraced(function* (
+  lease: Lease,
+  update: ProgressUpdate
+) {
+  yield* report(lease, update, false)
+}, writing("Jobs.updateProgress"))
 
 const report = Effect.fnUntraced(function* (lease: Lease, update: ProgressUpdate, starts: boolean) {
   const invalid = invalidLease([lease])

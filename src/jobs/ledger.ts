@@ -66,7 +66,7 @@ export const events: (
   scope: TenantScope,
   jobId: JobId,
   options?: EventsOptions
-) => Effect.Effect<ReadonlyArray<JobEvent>, QueryError<ListReason>, SqlClient> = Effect.fn("Jobs.events")(function* (
+) => Effect.Effect<ReadonlyArray<JobEvent>, QueryError<ListReason>, SqlClient> = Effect.fnUntraced(function* (
   scope: TenantScope,
   jobId: JobId,
   options?: EventsOptions
@@ -255,7 +255,7 @@ export const attempts: (
   scope: TenantScope,
   jobId: JobId,
   options?: AttemptsOptions
-) => Effect.Effect<ReadonlyArray<Attempt>, QueryError<ListReason>, SqlClient> = Effect.fn("Jobs.attempts")(function* (
+) => Effect.Effect<ReadonlyArray<Attempt>, QueryError<ListReason>, SqlClient> = Effect.fnUntraced(function* (
   scope: TenantScope,
   jobId: JobId,
   options?: AttemptsOptions
@@ -360,18 +360,22 @@ export interface DeadLettersOptions {
  */
 export const deadLetters: (
   options: DeadLettersOptions
-) => Effect.Effect<ReadonlyArray<DeadLetter>, QueryError<ListReason>, SqlClient> = Effect.fn("Jobs.deadLetters")(
-  function* ({ scope, jobType, limit = 100, before }: DeadLettersOptions) {
-    const invalid =
-      invalidLimit(limit) ??
-      invalidScope(scope) ??
-      (jobType === undefined ? undefined : Args.name("jobType", jobType, maxTypeBytes)) ??
-      (before === undefined
-        ? undefined
-        : (Args.uuid("before.jobId", before.jobId) ?? Args.instant("before.failedAt", before.failedAt)))
-    if (invalid !== undefined) return yield* invalid
-    const sql = yield* Sql.client
-    const rows = yield* sql`
+) => Effect.Effect<ReadonlyArray<DeadLetter>, QueryError<ListReason>, SqlClient> = Effect.fnUntraced(function* ({
+  scope,
+  jobType,
+  limit = 100,
+  before
+}: DeadLettersOptions) {
+  const invalid =
+    invalidLimit(limit) ??
+    invalidScope(scope) ??
+    (jobType === undefined ? undefined : Args.name("jobType", jobType, maxTypeBytes)) ??
+    (before === undefined
+      ? undefined
+      : (Args.uuid("before.jobId", before.jobId) ?? Args.instant("before.failedAt", before.failedAt)))
+  if (invalid !== undefined) return yield* invalid
+  const sql = yield* Sql.client
+  const rows = yield* sql`
       SELECT
         d.job_id, d.job_type, d.organization_id, d.run_number, d.attempt, d.reason, d.failure_kind, d.error_code,
         d.error_message, d.payload_snapshot, d.checkpoint_snapshot, d.failed_at
@@ -386,7 +390,5 @@ export const deadLetters: (
       ORDER BY d.failed_at DESC, d.job_id DESC
       LIMIT ${limit}
     `
-    return yield* decodeDeadLetters(rows)
-  },
-  reading("Jobs.deadLetters")
-)
+  return yield* decodeDeadLetters(rows)
+}, reading("Jobs.deadLetters"))

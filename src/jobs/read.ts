@@ -36,7 +36,7 @@ export type ListReason = InvalidArgument | InvalidPagination | ReadReason
 export const get: (
   scope: TenantScope,
   jobId: JobId
-) => Effect.Effect<Option.Option<JobRecord>, QueryError<GetReason>, SqlClient> = Effect.fn("Jobs.get")(function* (
+) => Effect.Effect<Option.Option<JobRecord>, QueryError<GetReason>, SqlClient> = Effect.fnUntraced(function* (
   scope: TenantScope,
   jobId: JobId
 ) {
@@ -119,7 +119,7 @@ const decodeSummaries = Schema.decodeUnknownEffect(
  */
 export const list: (
   options: ListOptions
-) => Effect.Effect<ReadonlyArray<JobSummary>, QueryError<ListReason>, SqlClient> = Effect.fn("Jobs.list")(function* (
+) => Effect.Effect<ReadonlyArray<JobSummary>, QueryError<ListReason>, SqlClient> = Effect.fnUntraced(function* (
   options: ListOptions
 ) {
   const limit = options.limit ?? 100
@@ -154,15 +154,16 @@ export const list: (
  * const waiting = Jobs.count({ scope: TenantScope.admin, status: "PENDING", jobType: "email.send" })
  * ```
  */
-export const count: (filter: JobFilter) => Effect.Effect<number, QueryError<GetReason>, SqlClient> = Effect.fn(
-  "Jobs.count"
-)(function* (filter: JobFilter) {
-  const invalid = invalidFilter(filter)
-  if (invalid !== undefined) return yield* invalid
-  const sql = yield* Sql.client
-  const [row] = yield* sql`SELECT count(*) AS jobs FROM runledger.job_queue q WHERE ${matching(sql, filter)}`
-  return yield* decodeCount(row?.jobs)
-}, reading("Jobs.count"))
+export const count: (filter: JobFilter) => Effect.Effect<number, QueryError<GetReason>, SqlClient> = Effect.fnUntraced(
+  function* (filter: JobFilter) {
+    const invalid = invalidFilter(filter)
+    if (invalid !== undefined) return yield* invalid
+    const sql = yield* Sql.client
+    const [row] = yield* sql`SELECT count(*) AS jobs FROM runledger.job_queue q WHERE ${matching(sql, filter)}`
+    return yield* decodeCount(row?.jobs)
+  },
+  reading("Jobs.count")
+)
 
 const decodeCount = Schema.decodeUnknownEffect(Int8)
 
@@ -209,7 +210,7 @@ const decodeStatuses = Schema.decodeUnknownEffect(
 export const statuses: (
   scope: TenantScope,
   jobIds: ReadonlyArray<JobId>
-) => Effect.Effect<ReadonlyArray<JobStatus>, QueryError<ListReason>, SqlClient> = Effect.fn("Jobs.statuses")(function* (
+) => Effect.Effect<ReadonlyArray<JobStatus>, QueryError<ListReason>, SqlClient> = Effect.fnUntraced(function* (
   scope: TenantScope,
   jobIds: ReadonlyArray<JobId>
 ) {

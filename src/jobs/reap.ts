@@ -79,7 +79,7 @@ export const leaseExpired = { kind: "LEASE_EXPIRED", code: "job.lease_expired", 
  * ```
  */
 export const reapExpiredLeases: (options: ReapOptions) => Effect.Effect<Reaped, QueryError<ReapReason>, SqlClient> =
-  Effect.fn("Jobs.reapExpiredLeases")(function* ({ limit }: ReapOptions) {
+  Effect.fnUntraced(function* ({ limit }: ReapOptions) {
     const invalid = Args.integer("limit", limit, 1, maxBatch)
     if (invalid !== undefined) return yield* invalid
     const leases: Array<ReapedLease> = []

@@ -57,7 +57,7 @@ export type ReleaseReason =
 export const releaseUnstarted: (
   lease: Lease,
   options?: ReleaseOptions
-) => Effect.Effect<void, QueryError<ReleaseReason>, SqlClient> = Effect.fn("Jobs.releaseUnstarted")(function* (
+) => Effect.Effect<void, QueryError<ReleaseReason>, SqlClient> = Effect.fnUntraced(function* (
   lease: Lease,
   options?: ReleaseOptions
 ) {

@@ -43,11 +43,26 @@ export const read = Effect.gen(function* () {
     ), ours AS (
       SELECT * FROM relation WHERE relkind IN ('r', 'p', 'f')
     )
-    SELECT 'table' AS kind, relname::text AS name, concat_ws(', ',
+    -- a domain is defined together with its checks
+    SELECT 'domain' AS kind, y.typname::text AS name, format_type(y.typbasetype, y.typtypmod)
+      || CASE WHEN y.typnotnull THEN ' NOT NULL' ELSE '' END
+      || COALESCE(' DEFAULT ' || y.typdefault, '')
+      || COALESCE((
+           SELECT string_agg(' CONSTRAINT ' || c.conname || ' ' || pg_get_constraintdef(c.oid), '' ORDER BY c.conname)
+           FROM pg_constraint c
+           WHERE c.contypid = y.oid AND c.contype = 'c'
+         ), '') AS definition
+    FROM pg_type y
+    JOIN pg_namespace n ON n.oid = y.typnamespace
+    WHERE n.nspname = 'runledger'
+      AND y.typtype = 'd'
+
+    UNION ALL
+    SELECT 'table', relname::text, concat_ws(', ',
       CASE relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' ELSE 'foreign table' END,
       CASE relpersistence WHEN 'u' THEN 'unlogged' END,
       CASE WHEN relrowsecurity THEN 'row security' END
-    ) AS definition
+    )
     FROM ours
 
     UNION ALL
@@ -127,6 +142,7 @@ export const read = Effect.gen(function* () {
     ORDER BY kind, name
   `
   const definitions: Record<ObjectKind, Record<string, string>> = {
+    domain: {},
     table: {},
     column: {},
     constraint: {},

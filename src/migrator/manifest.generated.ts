@@ -4,6 +4,23 @@
 import type { Definitions } from "./catalog.ts"
 
 export const manifest: Definitions = {
+  domain: {
+    job_queue_attempt: "integer CONSTRAINT chk_job_queue_attempt_nonnegative CHECK ((VALUE >= 0))",
+    job_queue_execution_resource_key:
+      "text CONSTRAINT chk_job_queue_execution_resource_key CHECK (((VALUE ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(VALUE) <= 512)))",
+    job_queue_idempotency_key:
+      "text CONSTRAINT chk_job_queue_idempotency_key_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))",
+    job_queue_max_attempts: "integer CONSTRAINT chk_job_queue_max_attempts_positive CHECK ((VALUE > 0))",
+    job_queue_priority:
+      "integer CONSTRAINT chk_job_queue_priority_range CHECK (((VALUE >= '-100'::integer) AND (VALUE <= 100)))",
+    job_queue_progress: "bigint CONSTRAINT chk_job_queue_progress_nonnegative CHECK ((VALUE >= 0))",
+    job_queue_run_number: "integer CONSTRAINT chk_job_queue_run_number_positive CHECK ((VALUE > 0))",
+    job_queue_stage: "text CONSTRAINT chk_job_queue_stage_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))",
+    job_queue_status:
+      "text CONSTRAINT chk_job_queue_status CHECK ((VALUE = ANY (ARRAY['PENDING'::text, 'LEASED'::text, 'SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])))",
+    job_queue_timeout_seconds: "integer CONSTRAINT chk_job_queue_timeout_positive CHECK ((VALUE > 0))",
+    job_queue_worker_id: "text CONSTRAINT chk_job_queue_worker_id_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))"
+  },
   table: {
     job_attempts: "table",
     job_dead_letters: "table",
@@ -79,17 +96,17 @@ export const manifest: Definitions = {
     "job_logs.occurred_at": "timestamp with time zone NOT NULL",
     "job_logs.payload": "jsonb NOT NULL DEFAULT '{}'::jsonb",
     "job_logs.run_number": "integer NOT NULL DEFAULT 1",
-    "job_queue.attempt": "integer NOT NULL DEFAULT 0",
+    "job_queue.attempt": "runledger.job_queue_attempt NOT NULL DEFAULT 0",
     "job_queue.attempt_started_at": "timestamp with time zone",
     "job_queue.checkpoint": "jsonb",
     "job_queue.claim_origin": "text",
     "job_queue.created_at": "timestamp with time zone NOT NULL",
     "job_queue.enqueue_request": "jsonb",
     "job_queue.event_seq": "integer NOT NULL DEFAULT 1",
-    "job_queue.execution_resource_key": "text",
+    "job_queue.execution_resource_key": "runledger.job_queue_execution_resource_key",
     "job_queue.finished_at": "timestamp with time zone",
     "job_queue.id": "uuid NOT NULL DEFAULT runledger.uuidv7()",
-    "job_queue.idempotency_key": "text",
+    "job_queue.idempotency_key": "runledger.job_queue_idempotency_key",
     "job_queue.job_type": "text NOT NULL",
     "job_queue.last_error_code": "text",
     "job_queue.last_error_message": "text",
@@ -98,25 +115,25 @@ export const manifest: Definitions = {
     "job_queue.lease_ms": "integer",
     "job_queue.leased_at": "timestamp with time zone",
     "job_queue.leased_seq": "integer",
-    "job_queue.max_attempts": "integer NOT NULL",
+    "job_queue.max_attempts": "runledger.job_queue_max_attempts NOT NULL",
     "job_queue.next_run_at": "timestamp with time zone NOT NULL",
     "job_queue.organization_id": "uuid",
     "job_queue.output": "jsonb",
     "job_queue.payload": "jsonb NOT NULL DEFAULT '{}'::jsonb",
     "job_queue.payload_version": "integer NOT NULL DEFAULT 1",
-    "job_queue.priority": "integer NOT NULL DEFAULT 0",
-    "job_queue.progress_done": "bigint",
-    "job_queue.progress_total": "bigint",
+    "job_queue.priority": "runledger.job_queue_priority NOT NULL DEFAULT 0",
+    "job_queue.progress_done": "runledger.job_queue_progress",
+    "job_queue.progress_total": "runledger.job_queue_progress",
     "job_queue.renewed": "boolean NOT NULL DEFAULT false",
-    "job_queue.run_number": "integer NOT NULL DEFAULT 1",
-    "job_queue.stage": "text NOT NULL DEFAULT 'queued'::text",
+    "job_queue.run_number": "runledger.job_queue_run_number NOT NULL DEFAULT 1",
+    "job_queue.stage": "runledger.job_queue_stage NOT NULL DEFAULT 'queued'::text",
     "job_queue.started_at": "timestamp with time zone",
     "job_queue.started_seq": "integer",
-    "job_queue.status": "text NOT NULL DEFAULT 'PENDING'::text",
+    "job_queue.status": "runledger.job_queue_status NOT NULL DEFAULT 'PENDING'::text",
     "job_queue.status_reason": "text",
-    "job_queue.timeout_seconds": "integer NOT NULL DEFAULT 300",
+    "job_queue.timeout_seconds": "runledger.job_queue_timeout_seconds NOT NULL DEFAULT 300",
     "job_queue.updated_at": "timestamp with time zone NOT NULL",
-    "job_queue.worker_id": "text",
+    "job_queue.worker_id": "runledger.job_queue_worker_id",
     "job_queue.workflow_run_id": "uuid",
     "job_queue.workflow_step_id": "uuid",
     "migration_history.applied_at": "timestamp with time zone NOT NULL",
@@ -177,21 +194,6 @@ export const manifest: Definitions = {
     "job_logs.chk_job_logs_message_not_blank": "CHECK ((length(TRIM(BOTH FROM message)) > 0))",
     "job_logs.chk_job_logs_run_number_positive": "CHECK ((run_number > 0))",
     "job_logs.pk_job_logs": "PRIMARY KEY (job_id, id)",
-    "job_queue.chk_job_queue_attempt_nonnegative": "CHECK ((attempt >= 0))",
-    "job_queue.chk_job_queue_execution_resource_key":
-      "CHECK (((execution_resource_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(execution_resource_key) <= 512)))",
-    "job_queue.chk_job_queue_idempotency_key_not_blank": "CHECK ((length(TRIM(BOTH FROM idempotency_key)) > 0))",
-    "job_queue.chk_job_queue_lease_shape": "CHECK (((status = 'LEASED'::text) = (worker_id IS NOT NULL)))",
-    "job_queue.chk_job_queue_max_attempts_positive": "CHECK ((max_attempts > 0))",
-    "job_queue.chk_job_queue_priority_range": "CHECK (((priority >= '-100'::integer) AND (priority <= 100)))",
-    "job_queue.chk_job_queue_progress_nonnegative":
-      "CHECK (((progress_done >= 0) AND (progress_total >= 0) AND (progress_done <= progress_total)))",
-    "job_queue.chk_job_queue_run_number_positive": "CHECK ((run_number > 0))",
-    "job_queue.chk_job_queue_stage_not_blank": "CHECK ((length(TRIM(BOTH FROM stage)) > 0))",
-    "job_queue.chk_job_queue_status":
-      "CHECK ((status = ANY (ARRAY['PENDING'::text, 'LEASED'::text, 'SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])))",
-    "job_queue.chk_job_queue_timeout_positive": "CHECK ((timeout_seconds > 0))",
-    "job_queue.chk_job_queue_worker_id_not_blank": "CHECK ((length(TRIM(BOTH FROM worker_id)) > 0))",
     "job_queue.ck_job_queue_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "job_queue.pk_job_queue": "PRIMARY KEY (id)",
@@ -203,13 +205,11 @@ export const manifest: Definitions = {
     "job_dead_letters.idx_job_dead_letters_organization":
       "CREATE INDEX idx_job_dead_letters_organization ON runledger.job_dead_letters USING btree (organization_id, failed_at, job_id) WHERE (organization_id IS NOT NULL)",
     "job_queue.idx_job_queue_claim":
-      "CREATE INDEX idx_job_queue_claim ON runledger.job_queue USING btree (job_type, payload_version, priority DESC, next_run_at, id) WHERE ((status = 'PENDING'::text) AND (execution_resource_key IS NULL))",
+      "CREATE INDEX idx_job_queue_claim ON runledger.job_queue USING btree (job_type, payload_version, priority DESC, next_run_at, id) WHERE (((status)::text = 'PENDING'::text) AND (execution_resource_key IS NULL))",
     "job_queue.idx_job_queue_claim_resource":
-      "CREATE INDEX idx_job_queue_claim_resource ON runledger.job_queue USING btree (job_type, payload_version, execution_resource_key, priority DESC, next_run_at, id) WHERE ((status = 'PENDING'::text) AND (execution_resource_key IS NOT NULL))",
+      "CREATE INDEX idx_job_queue_claim_resource ON runledger.job_queue USING btree (job_type, payload_version, execution_resource_key, priority DESC, next_run_at, id) WHERE (((status)::text = 'PENDING'::text) AND (execution_resource_key IS NOT NULL))",
     "job_queue.idx_job_queue_lease_expiry":
-      "CREATE INDEX idx_job_queue_lease_expiry ON runledger.job_queue USING btree (lease_expires_at, id) WHERE (status = 'LEASED'::text)",
-    "job_queue.idx_job_queue_missing_enqueue_request_snapshot":
-      "CREATE INDEX idx_job_queue_missing_enqueue_request_snapshot ON runledger.job_queue USING btree (id) WHERE ((idempotency_key IS NOT NULL) AND (enqueue_request IS NULL))",
+      "CREATE INDEX idx_job_queue_lease_expiry ON runledger.job_queue USING btree (lease_expires_at, id) WHERE ((status)::text = 'LEASED'::text)",
     "job_queue.idx_job_queue_organization":
       "CREATE INDEX idx_job_queue_organization ON runledger.job_queue USING btree (organization_id, id) WHERE (organization_id IS NOT NULL)",
     "job_queue.uq_job_queue_type_idempotency_global":
