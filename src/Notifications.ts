@@ -3,9 +3,8 @@
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type { SqlClient } from "effect/sql/SqlClient"
+import { SqlClient } from "effect/sql/SqlClient"
 import { sleepLive } from "./internal/busy.ts"
-import * as Sql from "./internal/sql.ts"
 
 /** The channel on which job types are named that have something due. */
 export const channel = "runledger_jobs"
@@ -26,22 +25,29 @@ const senders = new WeakMap<object, Map<string, { again: boolean }>>()
  * Only marks the types and forks the senders: an `afterCommit` callback runs uninterruptibly and holds up the transaction
  * that it belongs to, so it never awaits a statement. A notification that fails is dropped: it costs one poll interval.
  */
-export const markDue = Effect.fnUntraced(function* (
-  jobTypes: Iterable<string>
-): Effect.fn.Return<void, never, SqlClient> {
-  const interval = yield* NotifyInterval
-  if (interval <= 0) return
-  const sql = yield* Sql.client
-  yield* sql.afterCommit(
-    Effect.forEach(new Set(jobTypes), (jobType) => mark(sql, jobType, interval), { discard: true })
-  )
-})
+export const markDue = (jobTypes: Iterable<string>): Effect.Effect<void, never, SqlClient> =>
+  Effect.contextWith((context: Context.Context<SqlClient>) => {
+    const interval = Context.get(context, NotifyInterval)
+    if (interval <= 0) return Effect.void
+    const sql = Context.get(context, SqlClient).withoutTransforms()
+    const marks = Array.from(new Set(jobTypes), (jobType) => mark(sql, jobType, interval))
+    return sql.afterCommit(
+      marks.length === 1 && marks[0] !== undefined ? marks[0] : Effect.all(marks, { discard: true })
+    )
+  })
+
+const sendersOf = (sql: SqlClient) => {
+  // the copies that a client makes of itself share this key
+  const known = senders.get(sql.transactionService)
+  if (known !== undefined) return known
+  const types = new Map<string, { again: boolean }>()
+  senders.set(sql.transactionService, types)
+  return types
+}
 
 const mark = (sql: SqlClient, jobType: string, interval: number): Effect.Effect<void> =>
   Effect.suspend(() => {
-    // the copies that a client makes of itself share this key
-    const types = senders.get(sql.transactionService) ?? new Map<string, { again: boolean }>()
-    senders.set(sql.transactionService, types)
+    const types = sendersOf(sql)
     const busy = types.get(jobType)
     if (busy !== undefined) {
       busy.again = true

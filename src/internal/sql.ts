@@ -24,14 +24,17 @@ export interface Clocked {
 }
 
 /** {@link client} with the instants that `StatementClock` chooses. Never `now()`, which is the start of the caller's transaction. */
-export const clocked: Effect.Effect<Clocked, never, SqlClient> = Effect.gen(function* () {
-  const sql = yield* client
-  if ((yield* StatementClock) === "database") {
-    return { sql, instant: sql.literal("statement_timestamp()"), clock: sql.literal("clock_timestamp()") }
+export const clocked: Effect.Effect<Clocked, never, SqlClient> = Effect.contextWith(
+  (context: Context.Context<SqlClient>) => {
+    const sql = Context.get(context, SqlClient).withoutTransforms()
+    return Context.get(context, StatementClock) === "database"
+      ? Effect.succeed({ sql, instant: sql.literal("statement_timestamp()"), clock: sql.literal("clock_timestamp()") })
+      : Effect.map(DateTime.nowAsDate, (now) => {
+          const at = sql`${now}::timestamptz`
+          return { sql, instant: at, clock: at }
+        })
   }
-  const at = sql`${yield* DateTime.nowAsDate}::timestamptz`
-  return { sql, instant: at, clock: at }
-})
+)
 
 /** Whether the fiber is inside a transaction of `sql`. */
 export const inTransaction = (sql: SqlClient): Effect.Effect<boolean> =>
