@@ -70,6 +70,7 @@ export const line = (state: TableState, measurement: Measurement, rounds: Readon
   const oursToEmpty = spread(
     rounds.map(({ ours, empty }) => (empty === undefined ? undefined : ours.rate / empty.rate))
   )
+  const isOtherJob = state.types > 1 || state.priorities > 1
   const serverCpu = present(rounds.map(({ ours }) => ours.serverCpu))
   return {
     state: state.name,
@@ -82,14 +83,16 @@ export const line = (state: TableState, measurement: Measurement, rounds: Readon
     oursToEmpty,
     clientCpuMicros: middle(rounds.map(({ ours }) => ours.clientCpu)),
     serverCpuMicros: serverCpu.length === 0 ? undefined : middle(serverCpu),
-    targets: [
-      ...(measurement.target === undefined || oursToRaw === undefined
-        ? []
-        : [{ name: "raw", value: measurement.target, met: oursToRaw.median >= measurement.target }]),
-      ...(oursToEmpty === undefined
-        ? []
-        : [{ name: "empty", value: stateTarget, met: oursToEmpty.median >= stateTarget }])
-    ]
+    targets: isOtherJob
+      ? []
+      : [
+          ...(measurement.target === undefined || oursToRaw === undefined
+            ? []
+            : [{ name: "raw", value: measurement.target, met: oursToRaw.median >= measurement.target }]),
+          ...(oursToEmpty === undefined
+            ? []
+            : [{ name: "empty", value: stateTarget, met: oursToEmpty.median >= stateTarget }])
+        ]
   }
 }
 
