@@ -18,11 +18,12 @@ const spec = (category: Category, code: string, clientMessage: string): Framewor
   clientMessage
 })
 
-const alreadyEnqueued = spec("Conflict", "job.already_enqueued", "A job with this idempotency key already exists")
-
 const byConstraint: Readonly<Record<string, FrameworkConstraintSpec>> = {
-  uq_job_queue_type_idempotency_org: alreadyEnqueued,
-  uq_job_queue_type_idempotency_global: alreadyEnqueued,
+  uq_job_queue_type_idempotency: spec(
+    "Conflict",
+    "job.already_enqueued",
+    "A job with this idempotency key already exists"
+  ),
   // not ours: the name that an application should give to its own foreign key from job_queue.organization_id
   fk_job_queue_organization: spec("Validation", "job.organization_not_found", "The organization does not exist"),
   os_job_definitions_delete: spec(

@@ -30,10 +30,14 @@ export const markDue = (jobTypes: Iterable<string>): Effect.Effect<void, never, 
     const interval = Context.get(context, NotifyInterval)
     if (interval <= 0) return Effect.void
     const sql = Context.get(context, SqlClient).withoutTransforms()
-    const marks = Array.from(new Set(jobTypes), (jobType) => mark(sql, jobType, interval))
-    return sql.afterCommit(
-      marks.length === 1 && marks[0] !== undefined ? marks[0] : Effect.all(marks, { discard: true })
-    )
+    const marks = Effect.suspend(() => {
+      const first = Array.from(new Set(jobTypes)).filter((jobType) => !isMarked(sql, jobType))
+      return first.length === 0
+        ? Effect.void
+        : Effect.forEach(first, (jobType) => startSender(sql, jobType, interval), { discard: true })
+    })
+    // outside a transaction there is nothing to wait for
+    return Context.getOrUndefined(context, sql.transactionService) === undefined ? marks : sql.afterCommit(marks)
   })
 
 const sendersOf = (sql: SqlClient) => {
@@ -45,14 +49,17 @@ const sendersOf = (sql: SqlClient) => {
   return types
 }
 
-const mark = (sql: SqlClient, jobType: string, interval: number): Effect.Effect<void> =>
+/** Whether a sender is at work, which now knows that there is more. */
+const isMarked = (sql: SqlClient, jobType: string): boolean => {
+  const sender = sendersOf(sql).get(jobType)
+  if (sender === undefined) return false
+  sender.again = true
+  return true
+}
+
+const startSender = (sql: SqlClient, jobType: string, interval: number): Effect.Effect<void> =>
   Effect.suspend(() => {
     const types = sendersOf(sql)
-    const busy = types.get(jobType)
-    if (busy !== undefined) {
-      busy.again = true
-      return Effect.void
-    }
     const state = { again: false }
     types.set(jobType, state)
     const send = Effect.suspend(() => {

@@ -180,13 +180,13 @@ const cases: ReadonlyArray<Case> = [
   {
     title: "a unique index that is not unique",
     change: [
-      "DROP INDEX runledger.uq_job_queue_type_idempotency_global",
-      `CREATE INDEX uq_job_queue_type_idempotency_global
-         ON runledger.job_queue (job_type, idempotency_key)
-         WHERE idempotency_key IS NOT NULL AND organization_id IS NULL`
+      "DROP INDEX runledger.uq_job_queue_type_idempotency",
+      `CREATE INDEX uq_job_queue_type_idempotency
+         ON runledger.job_queue (job_type, organization_id, idempotency_key)
+         WHERE idempotency_key IS NOT NULL`
     ],
     kind: "index",
-    name: "job_queue.uq_job_queue_type_idempotency_global",
+    name: "job_queue.uq_job_queue_type_idempotency",
     actual: /^CREATE INDEX/
   },
   {

@@ -97,8 +97,12 @@ const cases: ReadonlyArray<readonly [Table, constraint: string, ...violations: R
   ],
   ["job_queue", "chk_job_queue_progress_nonnegative", { progress_done: -1 }, { progress_total: -1 }],
   ["job_queue", "ck_job_queue_idempotency_enqueue_request", { idempotency_key: "k" }],
-  ["job_queue", "uq_job_queue_type_idempotency_global", { id: undefined, ...keyed }],
-  ["job_queue", "uq_job_queue_type_idempotency_org", { id: undefined, organization_id: organization, ...keyed }],
+  [
+    "job_queue",
+    "uq_job_queue_type_idempotency",
+    { id: undefined, ...keyed },
+    { id: undefined, organization_id: organization, ...keyed }
+  ],
 
   ["job_attempts", "uq_job_attempts_job_run_attempt", "twice"],
   ["job_attempts", "chk_job_attempts_attempt_positive", { attempt: 0 }],

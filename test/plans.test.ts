@@ -31,7 +31,7 @@ const one = Effect.flatMap(claimed(1), ([lease]) =>
 
 const byId = ["pk_job_queue"]
 const byLane = ["idx_job_queue_claim", "pk_job_queue"]
-const byKey = ["uq_job_queue_type_idempotency_global", "uq_job_queue_type_idempotency_org"]
+const byKey = ["uq_job_queue_type_idempotency"]
 
 const completeMany = (completion: (lease: Jobs.Lease) => Jobs.Completion) =>
   Effect.map(claimed(batch), (leases) => Jobs.completeMany(leases.map(completion)))

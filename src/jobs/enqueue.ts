@@ -94,7 +94,9 @@ export const enqueue: (
   payload: Json,
   options?: EnqueueOptions
 ) {
-  const request = yield* Effect.fromResult(encode({ ...options, jobType, payload }, 0, ""))
+  const checked = encode({ ...options, jobType, payload }, 0, "")
+  if (Result.isFailure(checked)) return yield* checked.failure
+  const request = checked.success
   if (request.identity === undefined && request.stage === "queued") {
     const jobId = yield* insertOne(request)
     if (jobId !== undefined) {
@@ -378,7 +380,7 @@ const insertedOrFound = `
       i.callers_lock_timeout
     FROM item i
     LEFT JOIN LATERAL (
-      -- two look-ups, one for each of the two unique indexes
+      -- two look-ups: IS NOT DISTINCT FROM would use no index
       SELECT q.id, q.status, q.run_number, q.enqueue_request
       FROM runledger.job_queue q
       WHERE q.job_type = i.job_type AND q.organization_id = i.organization_id AND q.idempotency_key = i.idempotency_key

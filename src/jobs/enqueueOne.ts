@@ -12,33 +12,35 @@ import type { EncodedRequest } from "./enqueueRequest.ts"
  * job. It says the same as the statement for many, without its steps. Returns `undefined` if the definition is missing
  * or disabled.
  */
-export const insertOne = Effect.fnUntraced(function* (
+export const insertOne = (
   request: EncodedRequest
-): Effect.fn.Return<JobId | undefined, SqlError | QueryFailed, SqlClient> {
-  const { sql, instant } = yield* Sql.clocked
-  // what was not given is not sent: the statement of the common case has three parameters
-  const given = (value: string | number | null, type: string, otherwise: string) =>
-    value === null ? sql.literal(otherwise) : sql`${value}::${sql.literal(type)}`
-  const dueAt =
-    request.nextRunAt === null && request.delayMillis !== null
-      ? sql`${instant} + ${request.delayMillis}::float8 * interval '1 millisecond'`
-      : request.nextRunAt === null
-        ? instant
-        : sql`${request.nextRunAt}::timestamptz`
-  const [row] = yield* sql`
-    INSERT INTO runledger.job_queue (
-      id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-      created_at, updated_at
+): Effect.Effect<JobId | undefined, SqlError | QueryFailed, SqlClient> =>
+  Effect.flatMap(Sql.clocked, ({ sql, instant }) => {
+    // what was not given is not sent: the statement of the common case has three parameters
+    const given = (value: string | number | null, type: string, otherwise: string) =>
+      value === null ? sql.literal(otherwise) : sql`${value}::${sql.literal(type)}`
+    const dueAt =
+      request.nextRunAt !== null
+        ? sql`${request.nextRunAt}::timestamptz`
+        : request.delayMillis !== null
+          ? sql`${instant} + ${request.delayMillis}::float8 * interval '1 millisecond'`
+          : instant
+    const inserted = sql`
+      INSERT INTO runledger.job_queue (
+        id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
+        created_at, updated_at
+      )
+      SELECT
+        runledger.uuidv7(), d.job_type, ${request.payloadVersion}::integer,
+        ${given(request.organizationId, "uuid", "NULL")}, ${request.payload}::jsonb,
+        ${given(request.priority, "integer", "d.default_priority")},
+        ${given(request.maxAttempts, "integer", "d.max_attempts")},
+        ${given(request.timeoutSeconds, "integer", "d.default_timeout_seconds")}, ${dueAt}, ${instant}, ${instant}
+      FROM runledger.job_definitions d
+      WHERE d.job_type = ${request.jobType} AND d.is_enabled
+      RETURNING id
+    `
+    return Effect.flatMap(inserted, ([row]) =>
+      row === undefined ? Effect.undefined : isJobId(row.id) ? Effect.succeed(row.id) : Effect.fail(new QueryFailed({}))
     )
-    SELECT
-      runledger.uuidv7(), d.job_type, ${request.payloadVersion}::integer, ${given(request.organizationId, "uuid", "NULL")},
-      ${request.payload}::jsonb, ${given(request.priority, "integer", "d.default_priority")},
-      ${given(request.maxAttempts, "integer", "d.max_attempts")},
-      ${given(request.timeoutSeconds, "integer", "d.default_timeout_seconds")}, ${dueAt}, ${instant}, ${instant}
-    FROM runledger.job_definitions d
-    WHERE d.job_type = ${request.jobType} AND d.is_enabled
-    RETURNING id
-  `
-  if (row === undefined) return undefined
-  return isJobId(row.id) ? row.id : yield* new QueryFailed({})
-})
+  })

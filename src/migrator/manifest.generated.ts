@@ -212,10 +212,8 @@ export const manifest: Definitions = {
       "CREATE INDEX idx_job_queue_lease_expiry ON runledger.job_queue USING btree (lease_expires_at, id) WHERE ((status)::text = 'LEASED'::text)",
     "job_queue.idx_job_queue_organization":
       "CREATE INDEX idx_job_queue_organization ON runledger.job_queue USING btree (organization_id, id) WHERE (organization_id IS NOT NULL)",
-    "job_queue.uq_job_queue_type_idempotency_global":
-      "CREATE UNIQUE INDEX uq_job_queue_type_idempotency_global ON runledger.job_queue USING btree (job_type, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (organization_id IS NULL))",
-    "job_queue.uq_job_queue_type_idempotency_org":
-      "CREATE UNIQUE INDEX uq_job_queue_type_idempotency_org ON runledger.job_queue USING btree (job_type, organization_id, idempotency_key) WHERE ((idempotency_key IS NOT NULL) AND (organization_id IS NOT NULL))"
+    "job_queue.uq_job_queue_type_idempotency":
+      "CREATE UNIQUE INDEX uq_job_queue_type_idempotency ON runledger.job_queue USING btree (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)"
   },
   function: {
     "refuse_job_definition_delete()": `CREATE OR REPLACE FUNCTION runledger.refuse_job_definition_delete()
