@@ -209,10 +209,11 @@ $$`,
   ON runledger.job_queue (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT
   WHERE idempotency_key IS NOT NULL`,
 
-    // Jobs.list of one organization; only tenants pay for it
+    // Jobs.list of one organization; only tenants pay for it. The second clause is always true and said by lists alone, so
+    // that no look-up by key, whose estimate is the same single row, can be answered from here
     `CREATE INDEX idx_job_queue_organization
   ON runledger.job_queue (organization_id, id)
-  WHERE organization_id IS NOT NULL`,
+  WHERE organization_id IS NOT NULL AND job_type <> ''`,
 
     // Written once, when the attempt ends. leased_seq and started_seq number its LEASED and running events; ended_seq
     // that of its outcome (FAILED is followed by RETRY_SCHEDULED or DEAD_LETTERED at ended_seq + 1). An attempt that was

@@ -202,7 +202,7 @@ const write = (name: Write): LeaseWrite => writes[name]
 
 const claimStatement = "WITH RECURSIVE input"
 const enqueueStatement = "jsonb_to_recordset("
-const enqueueOneStatement = "FROM runledger.job_definitions d\n    WHERE d.job_type"
+const enqueueOneStatement = "FROM runledger.job_definitions d\n      WHERE d.job_type"
 
 type Fenced = "heartbeat" | "progress" | "success" | "failure" | "continuation"
 const fenced: ReadonlyArray<Fenced> = ["heartbeat", "progress", "success", "failure", "continuation"]

@@ -174,9 +174,10 @@ const invalidFilter = ({ scope, status, jobType }: JobFilter): InvalidArgument |
     : new InvalidArgument({ argument: "status", rule: `must be one of ${Status.literals.join(", ")}` })) ??
   (jobType === undefined ? undefined : Args.name("jobType", jobType, maxTypeBytes))
 
-// the status as a literal: only then can a partial index by status serve
+// the status as a literal, and the clause that is always true: only then can a partial index serve
 const matching = (sql: SqlClient, { scope, status, jobType }: JobFilter): Fragment => sql`
   ${inScope(sql, scope, "q")}
+  ${sql.literal(scope._tag === "Organization" ? "AND q.job_type <> ''" : "")}
   ${sql.literal(status === undefined ? "" : `AND q.status = '${status}'`)}
   ${jobType === undefined ? sql.literal("") : sql`AND q.job_type = ${jobType}`}`
 

@@ -211,7 +211,7 @@ export const manifest: Definitions = {
     "job_queue.idx_job_queue_lease_expiry":
       "CREATE INDEX idx_job_queue_lease_expiry ON runledger.job_queue USING btree (lease_expires_at, id) WHERE ((status)::text = 'LEASED'::text)",
     "job_queue.idx_job_queue_organization":
-      "CREATE INDEX idx_job_queue_organization ON runledger.job_queue USING btree (organization_id, id) WHERE (organization_id IS NOT NULL)",
+      "CREATE INDEX idx_job_queue_organization ON runledger.job_queue USING btree (organization_id, id) WHERE ((organization_id IS NOT NULL) AND (job_type <> ''::text))",
     "job_queue.uq_job_queue_type_idempotency":
       "CREATE UNIQUE INDEX uq_job_queue_type_idempotency ON runledger.job_queue USING btree (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)"
   },
