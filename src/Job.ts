@@ -6,6 +6,23 @@ import type * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { Int8, Jsonb, nullable, Timestamptz } from "./internal/columns.ts"
 
+export {
+  type AnyContract,
+  type Codec,
+  Continuation,
+  type Contract,
+  type ContractOptions,
+  type ContractSettings,
+  type DeadLetter,
+  type Handler,
+  type HandlerOptions,
+  type Handles,
+  JobFailure,
+  make,
+  type Recorded,
+  type RetryNotBefore
+} from "./JobContract.ts"
+
 /** Identifies a job. Ids sort by creation. */
 export const JobId = Schema.String.check(Schema.isUUID()).pipe(Schema.brand("effect-runledger/JobId"))
 export type JobId = typeof JobId.Type

@@ -11,6 +11,7 @@ import * as Args from "./internal/arguments.ts"
 import { invalidLimit } from "./internal/page.ts"
 import * as Sql from "./internal/sql.ts"
 import { mayWait, patience } from "./internal/waiting.ts"
+import type { AnyContract } from "./JobContract.ts"
 import { DefinitionRow, definitionColumns, type JobDefinition } from "./JobDefinition.ts"
 import { maxCodeBytes, maxTypeBytes } from "./jobs/limits.ts"
 import { type QueryError, reading, writing } from "./QueryError.ts"
@@ -170,6 +171,62 @@ export const insertIfMissing: (
   )
   return row?.inserted === true
 }, writing("JobDefinitions.insertIfMissing"))
+
+/**
+ * Declares the settings of a contract, unless the stored declaration is of the same version or a newer one. Whether the type is
+ * enabled stays as it is: that belongs to the operator. Returns whether it was written. Workers do this when they start, and
+ * the first typed enqueue of a process does.
+ *
+ * Fails, locks and writes as {@link upsert}.
+ *
+ * @example
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Job, JobDefinitions } from "effect-runledger"
+ *
+ * class SendEmail extends Job.make("email.send", { payload: { to: Schema.String }, maxAttempts: 5 }) {}
+ *
+ * const declared = JobDefinitions.declare(SendEmail)
+ * ```
+ */
+export const declare: (contract: AnyContract) => Effect.Effect<boolean, QueryError<DefinitionWriteReason>, SqlClient> =
+  Effect.fnUntraced(function* ({ jobType, settings }: AnyContract) {
+    const record = yield* encode(jobType, settings)
+    const [row] = yield* mayWait(
+      Effect.flatMap(
+        Sql.clocked,
+        ({ sql, instant }) => sql`
+        WITH input AS MATERIALIZED (
+          SELECT r.*, ${instant} AS at, ${sql.literal(patience)}
+          FROM jsonb_to_record(${record}::jsonb) AS r (${sql.literal(recordColumns)})
+        ), written AS (
+          INSERT INTO runledger.job_definitions AS d (${sql.literal(settingColumns)}, created_at, updated_at)
+          SELECT ${sql.literal(settingColumns)}, at, at
+          FROM input i
+          -- a row that is as new already is not locked
+          WHERE NOT EXISTS (
+            SELECT FROM runledger.job_definitions d WHERE d.job_type = i.job_type AND d.version >= i.version
+          )
+          ON CONFLICT (job_type) DO UPDATE SET
+            version = EXCLUDED.version,
+            max_attempts = EXCLUDED.max_attempts,
+            default_timeout_seconds = EXCLUDED.default_timeout_seconds,
+            default_priority = EXCLUDED.default_priority,
+            retry_initial_ms = EXCLUDED.retry_initial_ms,
+            retry_factor = EXCLUDED.retry_factor,
+            retry_max_ms = EXCLUDED.retry_max_ms,
+            retry_jitter = EXCLUDED.retry_jitter,
+            retry_overrides = EXCLUDED.retry_overrides,
+            updated_at = EXCLUDED.updated_at
+          WHERE d.version < EXCLUDED.version
+          RETURNING job_type
+        )
+        SELECT EXISTS (SELECT FROM written) AS written, callers_lock_timeout FROM input
+      `
+      )
+    )
+    return row?.written === true
+  }, writing("JobDefinitions.declare"))
 
 /**
  * Changes the settings that are given and keeps the others; the version stays. `None` if the type is not declared.

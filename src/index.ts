@@ -1,17 +1,20 @@
 /**
  * Durable jobs on PostgreSQL, as Effects.
  *
- * What may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. The schema: {@link Migrator}. What can go
+ * Typed contracts: {@link Job}, {@link JobExecution}. Who runs them: {@link Worker}, {@link Reaper}, {@link Notifications}. What
+ * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. The schema: {@link Migrator}. What can go
  * wrong: {@link QueryError} and its reasons, {@link SchemaCompatibilityError} and its reasons.
  */
 export * as FrameworkConstraint from "./FrameworkConstraint.ts"
 export * as Job from "./Job.ts"
 export * as JobDefinitions from "./JobDefinitions.ts"
+export * as JobExecution from "./JobExecution.ts"
 export * as JobLogs from "./JobLogs.ts"
 export * as Jobs from "./Jobs.ts"
 export * as Migrator from "./Migrator.ts"
 export * as Notifications from "./Notifications.ts"
 export { QueryError } from "./QueryError.ts"
+export * as Reaper from "./Reaper.ts"
 export {
   Category,
   ConstraintViolation,
@@ -64,3 +67,4 @@ export {
 } from "./SchemaCompatibilityError.ts"
 export * as StatementClock from "./StatementClock.ts"
 export * as TenantScope from "./TenantScope.ts"
+export * as Worker from "./Worker.ts"

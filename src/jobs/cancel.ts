@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "../internal/arguments.ts"
@@ -7,6 +8,7 @@ import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/is
 import { inScope, invalidScope } from "../internal/scope.ts"
 import * as Sql from "../internal/sql.ts"
 import { type JobId, JobRecord, JobRow, jobColumns } from "../Job.ts"
+import { markCanceled } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
 import {
   type InvalidArgument,
@@ -37,9 +39,9 @@ export type CancelReason =
   | WriteReason
 
 /**
- * Cancels a job that is pending or leased. A handler that is at work learns of it by its next heartbeat, which is refused
- * like every other write of its lease. The job keeps `leaseExpiresAt`, the instant by which that handler is certainly
- * gone; it cannot be requeued before.
+ * Cancels a job that is pending or leased. A handler that is at work learns of it by a notification, if its worker listens, or
+ * by its next heartbeat, which is refused like every other write of its lease. The job keeps `leaseExpiresAt`, the instant by
+ * which that handler is certainly gone; it cannot be requeued before.
  *
  * Fails with `JobNotFound` (no such job in the scope), `InvalidStateTransition` (it is terminal already), `WorkflowManaged`
  * (cancel its run), `Unavailable` (the row stayed locked for two seconds), `InvalidArgument`, `UnsupportedIsolation`, or what
@@ -72,7 +74,10 @@ export const cancel: (
   )
   const answer = answers.get(jobId)
   if (answer === undefined) return yield* new Unavailable({ origin: "busy" })
-  return answer instanceof JobRecord ? answer : yield* Effect.fail(answer)
+  if (!(answer instanceof JobRecord)) return yield* Effect.fail(answer)
+  // only a leased job has this: nobody is at work on a pending one
+  if (Option.isSome(answer.leaseExpiresAt)) yield* markCanceled([answer.id])
+  return answer
 }, writing("Jobs.cancel"))
 
 const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId, reason: string) {

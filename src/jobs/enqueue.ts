@@ -5,23 +5,25 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { Row } from "effect/sql/SqlConnection"
 import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
-import { isJobId, isNumber, isStatus, isString } from "../internal/row.ts"
+import { isJobId, isJson, isNumber, isStatus, isString } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import { transaction } from "../internal/transaction.ts"
 import { mayWait, patience } from "../internal/waiting.ts"
 import type { JobId, Status } from "../Job.ts"
+import type { AnyContract } from "../JobContract.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
 import {
   DefinitionUnavailable,
   IdempotencyConflict,
   IdempotencySnapshotMissing,
-  type InvalidArgument,
+  InvalidArgument,
   QueryFailed,
   Unavailable,
   type UnsupportedIsolation,
   type WriteReason
 } from "../Reason.ts"
+import { declareSoon } from "./declareSoon.ts"
 import { insertOne } from "./enqueueOne.ts"
 import {
   bytesOf,
@@ -31,11 +33,12 @@ import {
   type EnqueueRequest,
   encode,
   inKeyOrder,
-  recordOf
+  recordOf,
+  type TypedRequest
 } from "./enqueueRequest.ts"
 import { maxBatch } from "./limits.ts"
 
-export type { EnqueueOptions, EnqueueRequest } from "./enqueueRequest.ts"
+export { type EnqueueOptions, type EnqueueRequest, request, type TypedRequest } from "./enqueueRequest.ts"
 
 /** The job that a request led to, and whether it was there already; then with its current status and run. */
 export interface Enqueued {
@@ -55,13 +58,18 @@ export type EnqueueManyReason = InvalidArgument | UnsupportedIsolation | WriteRe
 export type EnqueueReason = EnqueueManyReason | EnqueueRefusal
 
 /**
- * Enqueues a job. Inside `sql.withTransaction` it exists if and only if the caller's rows do.
+ * Enqueues a job, typed by its contract or by a name and JSON. Inside `sql.withTransaction` it exists if and only if the
+ * caller's rows do.
  *
  * With an idempotency key, a retry with the same request returns the first job (even if its definition was disabled
  * meanwhile), and a different request fails and names the fields that differ. What is compared is what was given, not the
  * defaults that filled the gaps.
  *
- * Fails with `InvalidArgument` (before anything is sent), `DefinitionUnavailable` (no enabled definition of the type),
+ * What is not given comes from the declaration of the type; where that is missing, or older than the contract, from the
+ * contract, which is then declared (see `JobDefinitions.declare`) once the caller's transaction has committed.
+ *
+ * Fails with `InvalidArgument` (before anything is sent; also if the payload does not match the contract),
+ * `DefinitionUnavailable` (the type is disabled, or a dynamic type is not declared),
  * `IdempotencyConflict`, `IdempotencySnapshotMissing`, `UnsupportedIsolation` (a key, in a transaction that is not READ
  * COMMITTED), `Unavailable` (another transaction held the key for five seconds), or what any write can fail with.
  *
@@ -85,27 +93,43 @@ export type EnqueueReason = EnqueueManyReason | EnqueueRefusal
  * })
  * ```
  */
-export const enqueue: (
-  jobType: string,
-  payload: Json,
-  options?: EnqueueOptions
-) => Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient> = Effect.fnUntraced(function* (
-  jobType: string,
-  payload: Json,
-  options?: EnqueueOptions
-) {
-  const checked = encode({ ...options, jobType, payload }, 0, "")
+export const enqueue: {
+  <C extends AnyContract>(
+    contract: C,
+    payload: C["payload"]["Type"],
+    options?: Omit<EnqueueOptions, "payloadVersion">
+  ): Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient>
+  (
+    jobType: string,
+    payload: Json,
+    options?: EnqueueOptions
+  ): Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient>
+} = Effect.fnUntraced(function* (job: string | AnyContract, payload: unknown, options?: EnqueueOptions) {
+  const typed = typeof job === "string" ? undefined : job
+  const jobType = typeof job === "string" ? job : job.jobType
+  // whether it is JSON is checked with everything else
+  const json = isJson(payload) ? payload : null
+  const checked =
+    payload === undefined && typed === undefined
+      ? Result.fail(new InvalidArgument({ argument: "payload", rule: "must be JSON" }))
+      : encode(
+          typed === undefined ? { ...options, jobType, payload: json } : { ...options, contract: typed, payload },
+          0,
+          ""
+        )
   if (Result.isFailure(checked)) return yield* checked.failure
   const request = checked.success
   if (request.identity === undefined && request.stage === "queued") {
     const jobId = yield* insertOne(request)
     if (jobId !== undefined) {
+      if (typed !== undefined) yield* declareSoon([typed])
       if (isDue(request)) yield* markDue([jobType])
       return { jobId, status: "PENDING", runNumber: 1, disposition: "inserted" } as const
     }
     // the statement for many says what is wrong with the definition
   }
   const [answer] = yield* run([request])
+  if (typed !== undefined) yield* declareSoon([typed])
   return yield* answer === undefined ? new QueryFailed({}) : Effect.fromResult(answer)
 }, writing("Jobs.enqueue"))
 
@@ -130,16 +154,18 @@ export const enqueue: (
  * ```
  */
 export const enqueueMany: (
-  requests: ReadonlyArray<EnqueueRequest>
+  requests: ReadonlyArray<EnqueueRequest | TypedRequest>
 ) => Effect.Effect<ReadonlyArray<Result.Result<Enqueued, EnqueueRefusal>>, QueryError<EnqueueManyReason>, SqlClient> =
-  Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest>) {
+  Effect.fnUntraced(function* (requests: ReadonlyArray<EnqueueRequest | TypedRequest>) {
     const encoded: Array<EncodedRequest> = []
     for (const [ordinal, request] of requests.entries()) {
       const checked = encode(request, ordinal, `requests[${ordinal}].`)
       if (Result.isFailure(checked)) return yield* checked.failure
       encoded.push(checked.success)
     }
-    return yield* run(encoded)
+    const answers = yield* run(encoded)
+    yield* declareSoon(requests.flatMap((request) => ("contract" in request ? [request.contract] : [])))
+    return answers
   }, writing("Jobs.enqueueMany"))
 
 type Answer = Result.Result<Enqueued, EnqueueRefusal>
@@ -290,11 +316,23 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         r.ordinal, r.rank, r.job_type, r.payload_version, r.organization_id, r.stage, r.idempotency_key,
         -- a JSON null arrives as NULL
         COALESCE(r.payload, 'null') AS payload,
-        d.is_enabled,
+        COALESCE(d.is_enabled, CASE WHEN r.contract_version IS NOT NULL THEN true END) AS is_enabled,
         ${sql.literal(keyed ? requestSnapshot : "NULL::jsonb")} AS enqueue_request,
-        COALESCE(r.priority, d.default_priority) AS priority,
-        COALESCE(r.max_attempts, d.max_attempts) AS max_attempts,
-        COALESCE(r.timeout_seconds, d.default_timeout_seconds) AS timeout_seconds,
+        COALESCE(
+          r.priority,
+          CASE WHEN d.version < r.contract_version THEN r.contract_priority ELSE d.default_priority END,
+          r.contract_priority
+        ) AS priority,
+        COALESCE(
+          r.max_attempts,
+          CASE WHEN d.version < r.contract_version THEN r.contract_max_attempts ELSE d.max_attempts END,
+          r.contract_max_attempts
+        ) AS max_attempts,
+        COALESCE(
+          r.timeout_seconds,
+          CASE WHEN d.version < r.contract_version THEN r.contract_timeout_seconds ELSE d.default_timeout_seconds END,
+          r.contract_timeout_seconds
+        ) AS timeout_seconds,
         COALESCE(
           r.next_run_at_text::timestamptz,
           i.at + COALESCE(r.delay_ms, 0) * interval '1 millisecond'
@@ -303,7 +341,8 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
       CROSS JOIN LATERAL jsonb_to_recordset(${`[${records.join(",")}]`}::jsonb) AS r (
         ordinal integer, rank integer, job_type text, organization_id uuid, priority integer, max_attempts integer,
         timeout_seconds integer, next_run_at_text text, delay_ms bigint, idempotency_key text, stage text,
-        payload_version integer, payload jsonb
+        payload_version integer, payload jsonb, contract_version integer, contract_priority integer,
+        contract_max_attempts integer, contract_timeout_seconds integer
       )
       LEFT JOIN LATERAL (
         -- the limit keeps this a look-up per row, in the order given

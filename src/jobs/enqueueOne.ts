@@ -19,6 +19,10 @@ export const insertOne = (
     // what was not given is not sent: the statement of the common case has three parameters
     const given = (value: string | number | null, type: string, otherwise: string) =>
       value === null ? sql.literal(otherwise) : sql`${value}::${sql.literal(type)}`
+    const { contract } = request
+    // numbers that were checked, and the same for every job of the contract
+    const declared = (column: string, contracts: number | undefined) =>
+      contract === null ? column : `CASE WHEN d.version >= ${contract.version} THEN ${column} ELSE ${contracts} END`
     const dueAt =
       request.nextRunAt !== null
         ? sql`${request.nextRunAt}::timestamptz`
@@ -31,13 +35,20 @@ export const insertOne = (
         created_at, updated_at
       )
       SELECT
-        runledger.uuidv7(), d.job_type, ${request.payloadVersion}::integer,
+        runledger.uuidv7(), ${sql.literal(contract === null ? "d" : "t")}.job_type, ${request.payloadVersion}::integer,
         ${given(request.organizationId, "uuid", "NULL")}, ${request.payload}::jsonb,
-        ${given(request.priority, "integer", "d.default_priority")},
-        ${given(request.maxAttempts, "integer", "d.max_attempts")},
-        ${given(request.timeoutSeconds, "integer", "d.default_timeout_seconds")}, ${dueAt}, ${instant}, ${instant}
-      FROM runledger.job_definitions d
-      WHERE d.job_type = ${request.jobType} AND d.is_enabled
+        ${given(request.priority, "integer", declared("d.default_priority", request.contract?.priority))},
+        ${given(request.maxAttempts, "integer", declared("d.max_attempts", request.contract?.maxAttempts))},
+        ${given(request.timeoutSeconds, "integer", declared("d.default_timeout_seconds", request.contract?.timeoutSeconds))},
+        ${dueAt}, ${instant}, ${instant}
+      ${
+        contract === null
+          ? sql`FROM runledger.job_definitions d
+      WHERE d.job_type = ${request.jobType} AND d.is_enabled`
+          : sql`FROM (SELECT ${request.jobType}::text AS job_type) t
+      LEFT JOIN runledger.job_definitions d ON d.job_type = t.job_type
+      WHERE d.is_enabled IS NOT FALSE`
+      }
       RETURNING id
     `
     return Effect.flatMap(inserted, ([row]) =>

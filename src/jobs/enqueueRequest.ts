@@ -5,6 +5,7 @@ import type { Json } from "effect/Schema"
 import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
 import { Stage } from "../Job.ts"
+import type { AnyContract } from "../JobContract.ts"
 import { InvalidArgument } from "../Reason.ts"
 import { maxDelayMillis, maxKeyBytes, maxTypeBytes } from "./limits.ts"
 
@@ -41,6 +42,31 @@ export interface EnqueueRequest extends EnqueueOptions {
   readonly payload: Json
 }
 
+/** One typed job of a batch, made by {@link request}. */
+export interface TypedRequest extends Omit<EnqueueOptions, "payloadVersion"> {
+  readonly contract: AnyContract
+  readonly payload: unknown
+}
+
+/**
+ * A typed job for a batch.
+ *
+ * @example
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Job, Jobs } from "effect-runledger"
+ *
+ * class Greet extends Job.make("greet", { payload: { name: Schema.String } }) {}
+ *
+ * const greeted = Jobs.enqueueMany(["ada", "grace"].map((name) => Jobs.request(Greet, { name })))
+ * ```
+ */
+export const request = <C extends AnyContract>(
+  contract: C,
+  payload: C["payload"]["Type"],
+  options?: Omit<EnqueueOptions, "payloadVersion">
+): TypedRequest => ({ ...options, contract, payload })
+
 /** A request that was checked, with its payload as JSON text. */
 export interface EncodedRequest {
   readonly ordinal: number
@@ -58,13 +84,49 @@ export interface EncodedRequest {
   readonly stage: Stage
   readonly payloadVersion: number
   readonly payload: string
+  /** What decides where the declaration is missing or older than the contract; `null` for dynamic types. */
+  readonly contract: {
+    readonly version: number
+    readonly priority: number
+    readonly maxAttempts: number
+    readonly timeoutSeconds: number
+  } | null
   /** The request as it is compared; empty without a key. */
   readonly snapshot: Readonly<Record<string, Json>>
 }
 
 /** Checks a request and encodes it; `path` names it in a violation. */
 export const encode = (
+  request: EnqueueRequest | TypedRequest,
+  ordinal: number,
+  path: string
+): Result.Result<EncodedRequest, InvalidArgument> => {
+  if (!("contract" in request)) return encodeAs(request, null, ordinal, path)
+  const { contract, payload, ...options } = request
+  const { jobType, version, settings } = contract
+  const timeout = Args.millis(settings.timeout ?? "5 minutes")
+  const decides = {
+    version,
+    priority: settings.priority ?? 0,
+    maxAttempts: settings.maxAttempts ?? 3,
+    timeoutSeconds: timeout === undefined ? Number.NaN : Math.ceil(timeout / 1000)
+  }
+  const invalid =
+    Args.integer("contract.version", version, 1) ??
+    Args.integer("contract.priority", decides.priority, -100, 100) ??
+    Args.integer("contract.maxAttempts", decides.maxAttempts, 1) ??
+    Args.integer("contract.timeout", decides.timeoutSeconds, 1)
+  if (invalid !== undefined) return Result.fail(invalid)
+  const json = contract.encodePayload(payload)
+  return Result.isFailure(json)
+    ? // what the schema says may quote the payload
+      Result.fail(new InvalidArgument({ argument: `${path}payload`, rule: `must match the contract of ${jobType}` }))
+    : encodeAs({ ...options, jobType, payload: json.success, payloadVersion: version }, decides, ordinal, path)
+}
+
+const encodeAs = (
   request: EnqueueRequest,
+  contract: EncodedRequest["contract"],
   ordinal: number,
   path: string
 ): Result.Result<EncodedRequest, InvalidArgument> => {
@@ -108,6 +170,7 @@ export const encode = (
     stage,
     payloadVersion,
     payload: payload.success,
+    contract,
     snapshot: {}
   }
   if (idempotencyKey === undefined) return Result.succeed(encoded)
@@ -140,7 +203,15 @@ export const recordOf = (request: EncodedRequest, rank: number): string => {
     delay_ms: request.delayMillis,
     idempotency_key: request.idempotencyKey,
     stage: request.stage,
-    payload_version: request.payloadVersion
+    payload_version: request.payloadVersion,
+    ...(request.contract === null
+      ? {}
+      : {
+          contract_version: request.contract.version,
+          contract_priority: request.contract.priority,
+          contract_max_attempts: request.contract.maxAttempts,
+          contract_timeout_seconds: request.contract.timeoutSeconds
+        })
   })
   return `${head.slice(0, -1)},"payload":${request.payload}}`
 }

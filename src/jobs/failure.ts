@@ -64,6 +64,8 @@ export const disposeOf = (sql: SqlClient): Fragment =>
           ELSE 'ATTEMPTS_EXHAUSTED'
         END AS dead_letter_reason,
         COALESCE(
+          -- the handler did nothing wrong: another worker may go on at once
+          CASE WHEN f.code = 'job.worker_shutdown' THEN 0 END,
           (d.retry_overrides -> f.code)::integer,
           GREATEST(1, LEAST(2147483647, round(
             LEAST(

@@ -1,0 +1,233 @@
+/**
+ * Who runs the jobs: layers that claim them, run their handlers, renew their leases and store how they ended.
+ *
+ * Start-up and shutdown are those of the layer's scope. Closing it stops claiming, lets jobs go on for `drainTimeout`,
+ * interrupts the rest, and ends each interrupted attempt as `RETRYABLE`, code `job.worker_shutdown`, due at once. What cannot
+ * be stored is left to the reaper.
+ */
+import type * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Scope from "effect/Scope"
+import { SqlClient } from "effect/sql/SqlClient"
+import { sleepLive } from "./internal/busy.ts"
+import type { ClaimedJob } from "./Job.ts"
+import type { AnyContract, Handler } from "./JobContract.ts"
+import * as JobDefinitions from "./JobDefinitions.ts"
+import { claim } from "./jobs/claim.ts"
+import { Listener } from "./Notifications.ts"
+import { InvalidArgument } from "./Reason.ts"
+import * as Completions from "./worker/completions.ts"
+import * as Heartbeats from "./worker/heartbeats.ts"
+import * as Logs from "./worker/logs.ts"
+import * as Metrics from "./worker/metrics.ts"
+import { check, fromConfig, type Settings, type WorkerSettings } from "./worker/options.ts"
+import { type Environment, run } from "./worker/run.ts"
+import { monotonicMillis, type Running, start } from "./worker/running.ts"
+
+export type { ObservedJob, Observer, WorkerEvent } from "./worker/observer.ts"
+export type { WorkerSettings } from "./worker/options.ts"
+
+/** The handlers that a worker of these jobs needs. */
+export type HandlersOf<Jobs extends ReadonlyArray<AnyContract>> = Jobs[number]["handles"]
+
+/** What a worker runs, and how. */
+export interface WorkerOptions<Jobs extends ReadonlyArray<AnyContract>> extends WorkerSettings {
+  readonly jobs: Jobs
+}
+
+/**
+ * A worker for these jobs; requires exactly their handlers. When it starts it declares the contracts (see
+ * `JobDefinitions.declare`).
+ *
+ * It claims at most as many jobs as it has free slots, and only payloads of versions up to its contracts'. Handlers are
+ * interrupted when they run into the timeout of their job, when the lease is lost or the job was canceled, and when draining
+ * has taken too long. While the database does not answer it waits and tries again; nothing is lost.
+ *
+ * The layer fails with `InvalidArgument` (a setting, or a contract that is given twice).
+ *
+ * @example
+ * ```ts
+ * import { PgClient } from "@effect/sql-pg"
+ * import { Config, Effect, Layer, Schema } from "effect"
+ * import { Job, Migrator, Worker } from "effect-runledger"
+ *
+ * class Greet extends Job.make("greet", { payload: { name: Schema.String } }) {}
+ *
+ * const GreetLive = Greet.toLayer(({ name }) => Effect.log(`Hello, ${name}`))
+ *
+ * const Main = Worker.layer({ jobs: [Greet], concurrency: 20 }).pipe(
+ *   Layer.provide(GreetLive),
+ *   Layer.provide(Migrator.layer),
+ *   Layer.provide(PgClient.layerConfig({ url: Config.Redacted("DATABASE_URL") }))
+ * )
+ * ```
+ */
+export const layer = <const Jobs extends ReadonlyArray<AnyContract>>(
+  options: WorkerOptions<Jobs>
+): Layer.Layer<never, InvalidArgument, SqlClient | HandlersOf<Jobs>> => {
+  const { jobs, ...settings } = options
+  return Layer.effectDiscard(
+    Effect.contextWith((context: Context.Context<SqlClient | HandlersOf<Jobs>>) =>
+      Effect.gen(function* () {
+        const handlers = new Map<string, Handler>()
+        for (const job of jobs) {
+          if (handlers.has(job.jobType)) {
+            return yield* new InvalidArgument({ argument: "jobs", rule: `must not hold ${job.jobType} twice` })
+          }
+          const handler = job.handlerIn(context)
+          if (Option.isSome(handler)) handlers.set(job.jobType, handler.value)
+        }
+        yield* make(jobs, handlers, yield* check(settings))
+      })
+    )
+  )
+}
+
+/**
+ * {@link layer}, with settings that are not given read from the configuration: `JOBS_WORKER_ID`,
+ * `JOBS_MAX_GLOBAL_CONCURRENCY`, `JOBS_CLAIM_BATCH_SIZE`, `JOBS_POLL_INTERVAL_MS`, `JOBS_LEASE_TTL_SECONDS`. A variable that does
+ * not parse is a `ConfigError`, one that is out of range an `InvalidArgument`; neither is replaced by a default.
+ */
+export const layerConfig = <const Jobs extends ReadonlyArray<AnyContract>>(
+  options: WorkerOptions<Jobs>
+): Layer.Layer<never, InvalidArgument | Config.ConfigError, SqlClient | HandlersOf<Jobs>> =>
+  Layer.unwrap(Effect.map(fromConfig, (configured) => layer({ ...configured, ...options })))
+
+/** Starts the fibers of a worker, and ends them with the scope. */
+const make = Effect.fnUntraced(function* (
+  contracts: ReadonlyArray<AnyContract>,
+  handlers: ReadonlyMap<string, Handler>,
+  settings: Settings
+): Effect.fn.Return<void, never, SqlClient | Scope.Scope> {
+  const { concurrency, leaseMillis, drainMillis, workerId } = settings
+  const own = Context.pick(SqlClient)(yield* Effect.context<SqlClient>())
+  const logger = Logs.make(settings.logLevel, own)
+  const environment: Environment = {
+    handlers,
+    completions: yield* Completions.make(leaseMillis),
+    logger,
+    observers: settings.observers,
+    own
+  }
+  const running = new Map<string, Running>()
+  const wake = Latch.makeUnsafe(false)
+  const idle = Latch.makeUnsafe(true)
+  let isStopping = false
+
+  const runOne = (job: ClaimedJob, claimedAt: number) =>
+    Effect.suspend(() => {
+      const at = start(job, leaseMillis, claimedAt)
+      running.set(job.lease.jobId, at)
+      idle.closeUnsafe()
+      return run(environment, at).pipe(
+        Effect.catchCause((cause) => Effect.logError("A job could not be run; the reaper will find it", cause)),
+        Effect.ensuring(
+          Effect.suspend(() => {
+            // the same job may have been claimed again since
+            if (running.get(job.lease.jobId) === at) running.delete(job.lease.jobId)
+            if (running.size === 0) idle.openUnsafe()
+            wake.openUnsafe()
+            return Metrics.running(running.size)
+          })
+        ),
+        Effect.forkDetach
+      )
+    })
+
+  const types = contracts.map(({ jobType, version }) => ({ jobType, maxPayloadVersion: version }))
+
+  // Returns how long to wait for something to happen, in milliseconds.
+  const claimOnce = Effect.gen(function* () {
+    const free = concurrency - running.size
+    if (free <= 0) return settings.pollMillis
+    const limit = Math.min(free, settings.claimBatchSize)
+    const claimedAt = monotonicMillis()
+    const jobs = yield* claim({ workerId, types, limit, lease: leaseMillis }).pipe(Effect.withTracerEnabled(false))
+    for (const job of jobs) yield* runOne(job, claimedAt)
+    if (jobs.length > 0) yield* Metrics.claimed(jobs.length)
+    return jobs.length === limit ? 0 : settings.pollMillis
+  })
+
+  let outages = 0
+  const claiming = Effect.gen(function* () {
+    while (!isStopping) {
+      wake.closeUnsafe()
+      const pause = yield* Effect.matchEffect(Effect.uninterruptible(claimOnce), {
+        onSuccess: (pause) =>
+          Effect.sync(() => {
+            outages = 0
+            return pause
+          }),
+        onFailure: (error) => {
+          outages++
+          const told = outages === 1 ? Effect.logWarning(`Jobs cannot be claimed: ${error.message}`) : Effect.void
+          return Effect.as(told, Math.min(30_000, settings.pollMillis * 2 ** Math.min(outages, 6)))
+        }
+      })
+      // spread, so that many workers do not ask at the same instant
+      if (pause > 0) yield* Effect.raceFirst(wake.await, sleepLive(pause * (0.9 + Math.random() * 0.2)))
+    }
+  })
+
+  const listener = yield* Effect.serviceOption(Listener)
+  const listening = Option.match(listener, {
+    onNone: () => Effect.void,
+    onSome: ({ subscribe }) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const notifications = yield* subscribe
+          yield* Effect.forever(
+            Effect.map(Queue.take(notifications), (notification) => {
+              if (notification._tag === "Canceled") {
+                const canceled = running.get(notification.jobId)
+                if (canceled !== undefined) Deferred.doneUnsafe(canceled.stop, Exit.succeed("LeaseLost"))
+              } else if (notification._tag === "Reconnected" || handlers.has(notification.jobType)) {
+                wake.openUnsafe()
+              }
+            })
+          )
+        })
+      )
+  })
+
+  const declaring = Effect.forEach(
+    contracts,
+    (contract) =>
+      Effect.catch(JobDefinitions.declare(contract), ({ message }) =>
+        Effect.logWarning(`${contract.jobType} could not be declared: ${message}`)
+      ),
+    { discard: true }
+  )
+
+  const flushing = Effect.forever(Effect.andThen(sleepLive(250), logger.flush))
+
+  // what must outlive the drain has a scope of its own
+  const fibers = yield* Scope.make()
+  const background = <A, E>(self: Effect.Effect<A, E, SqlClient>) => Effect.forkIn(self, fibers)
+  yield* background(Heartbeats.keep(() => [...running.values()], leaseMillis))
+  yield* background(flushing)
+  yield* background(listening)
+  yield* background(Effect.andThen(declaring, claiming))
+
+  yield* Effect.addFinalizer(() =>
+    Effect.gen(function* () {
+      isStopping = true
+      wake.openUnsafe()
+      yield* Effect.raceFirst(idle.await, sleepLive(drainMillis))
+      for (const { stop } of running.values()) Deferred.doneUnsafe(stop, Exit.succeed("Shutdown"))
+      yield* Effect.raceFirst(idle.await, sleepLive(10_000))
+      yield* logger.flush
+      yield* Scope.close(fibers, Exit.void)
+      if (running.size > 0) {
+        yield* Effect.logWarning(`${running.size} attempts could not be ended in time; the reaper will`)
+      }
+    })
+  )
+})

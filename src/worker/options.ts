@@ -1,0 +1,79 @@
+import * as Config from "effect/Config"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as LogLevel from "effect/LogLevel"
+import * as Args from "../internal/arguments.ts"
+import { maxBatch, maxWorkerBytes } from "../jobs/limits.ts"
+import { InvalidArgument } from "../Reason.ts"
+import type { Observer } from "./observer.ts"
+
+/** How a worker works; everything has a default. */
+export interface WorkerSettings {
+  /** Unique to the process: not blank, at most 255 bytes. Default: `worker-` and a UUID. */
+  readonly workerId?: string | undefined
+  /** How many jobs run at once: at least 1. Default: 32. */
+  readonly concurrency?: number | undefined
+  /** How many jobs one claim takes at most: 1 to 1,000. Default: 16. */
+  readonly claimBatchSize?: number | undefined
+  /** How long to wait after a claim that found less than it asked for: at least 1 ms. Default: 500 ms. */
+  readonly pollInterval?: Duration.Input | undefined
+  /** How long a lease lasts; it is renewed every third of it. 1 second to 24 days. Default: 60 seconds. */
+  readonly lease?: Duration.Input | undefined
+  /** How long jobs may go on after the scope was closed, before they are interrupted. Default: 20 seconds. */
+  readonly drainTimeout?: Duration.Input | undefined
+  /** What is logged by handlers at this level or above is kept with the job. Default: `Info`. */
+  readonly logLevel?: LogLevel.LogLevel | undefined
+  readonly observers?: ReadonlyArray<Observer> | undefined
+}
+
+/** {@link WorkerSettings} that were checked, in milliseconds. */
+export interface Settings {
+  readonly workerId: string
+  readonly concurrency: number
+  readonly claimBatchSize: number
+  readonly pollMillis: number
+  readonly leaseMillis: number
+  readonly drainMillis: number
+  readonly logLevel: LogLevel.LogLevel
+  readonly observers: ReadonlyArray<Observer>
+}
+
+const between = (argument: string, value: Duration.Input, minimum: number, maximum: number) => {
+  const millis = Args.millis(value)
+  return millis !== undefined && millis >= minimum && millis <= maximum
+    ? Effect.succeed(millis)
+    : Effect.fail(new InvalidArgument({ argument, rule: `must last between ${minimum} and ${maximum} milliseconds` }))
+}
+
+/** Checks what was given; a bad value is named, never replaced. */
+export const check = Effect.fnUntraced(function* (given: WorkerSettings): Effect.fn.Return<Settings, InvalidArgument> {
+  const workerId = given.workerId ?? `worker-${crypto.randomUUID()}`
+  const concurrency = given.concurrency ?? 32
+  const claimBatchSize = given.claimBatchSize ?? 16
+  const invalid =
+    Args.name("workerId", workerId, maxWorkerBytes) ??
+    Args.integer("concurrency", concurrency, 1) ??
+    Args.integer("claimBatchSize", claimBatchSize, 1, maxBatch)
+  if (invalid !== undefined) return yield* invalid
+  return {
+    workerId,
+    concurrency,
+    claimBatchSize,
+    pollMillis: yield* between("pollInterval", given.pollInterval ?? "500 millis", 1, Args.maxInt),
+    leaseMillis: yield* between("lease", given.lease ?? "60 seconds", 1000, Args.maxInt),
+    drainMillis: yield* between("drainTimeout", given.drainTimeout ?? "20 seconds", 0, Args.maxInt),
+    logLevel: given.logLevel ?? "Info",
+    observers: given.observers ?? []
+  }
+})
+
+const optional = <A>(config: Config.Config<A>) => Config.withDefault(config, undefined)
+
+/** {@link WorkerSettings} from `JOBS_*` variables; what is not set keeps its default. */
+export const fromConfig: Config.Config<WorkerSettings> = Config.all({
+  workerId: optional(Config.NonEmptyString("JOBS_WORKER_ID")),
+  concurrency: optional(Config.Int("JOBS_MAX_GLOBAL_CONCURRENCY")),
+  claimBatchSize: optional(Config.Int("JOBS_CLAIM_BATCH_SIZE")),
+  pollInterval: optional(Config.map(Config.Int("JOBS_POLL_INTERVAL_MS"), Duration.millis)),
+  lease: optional(Config.map(Config.Int("JOBS_LEASE_TTL_SECONDS"), Duration.seconds))
+})
