@@ -1,0 +1,151 @@
+import { assert, it } from "@effect/vitest"
+import { DateTime, Effect, Layer, Option, Ref, Schedule } from "effect"
+import { SqlClient } from "effect/sql/SqlClient"
+import { Backfill, BackfillLive } from "../examples/continuation.ts"
+import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
+import { Charge, ChargeLive } from "../examples/exactly-once.ts"
+import { Export, postExport } from "../examples/http-errors.ts"
+import { Sync, SyncLive } from "../examples/retry-timing.ts"
+import { Later, signUp, Welcome } from "../examples/test-double.ts"
+import { Mailer, MailRefused, Main, SendEmail } from "../examples/worker.ts"
+import * as JobDefinitions from "../src/JobDefinitions.ts"
+import * as Jobs from "../src/Jobs.ts"
+import * as TenantScope from "../src/TenantScope.ts"
+import * as Worker from "../src/Worker.ts"
+import * as TestDatabase from "./support/TestDatabase.ts"
+
+const example = (name: string, body: () => Effect.Effect<void, unknown, Layer.Success<typeof TestDatabase.layer>>) =>
+  it.live(name, () => Effect.provide(body(), TestDatabase.layer), 30_000)
+
+const until = (jobId: Jobs.JobId, isSo: (job: Jobs.JobRecord) => boolean) =>
+  Jobs.get(TenantScope.admin, jobId).pipe(
+    Effect.flatMap(Effect.fromOption),
+    Effect.filterOrFail(isSo, (job) => new Error(`it is ${job.status}`)),
+    Effect.retry(Schedule.spaced("20 millis")),
+    Effect.timeout("10 seconds")
+  )
+
+const ended = (jobId: Jobs.JobId) => until(jobId, (job) => job.isTerminal)
+
+const quick = { pollInterval: "20 millis", drainTimeout: "1 second" } as const
+
+example("enqueue: the job exists if and only if the order does", () =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient
+    yield* sql`CREATE TABLE orders (id integer GENERATED ALWAYS AS IDENTITY, item text NOT NULL, email text NOT NULL)`
+    yield* sql`CREATE TABLE stock (item text PRIMARY KEY, pieces integer NOT NULL)`
+    yield* sql`INSERT INTO stock VALUES ('lamp', 1)`
+    const { jobId, orderId } = yield* placeOrder("lamp", "ada@example.com")
+    const job = yield* Effect.flatMap(Jobs.get(TenantScope.global, jobId), Effect.fromOption)
+    assert.deepStrictEqual(job.payload, { orderId, email: "ada@example.com" })
+    const refused = yield* Effect.flip(placeOrder("lamp", "grace@example.com"))
+    assert.strictEqual(refused._tag, "OutOfStock")
+    assert.strictEqual(yield* Jobs.count({ scope: TenantScope.global, jobType: SendReceipt.jobType }), 1)
+    assert.strictEqual((yield* sql`SELECT id FROM orders`).length, 1)
+  })
+)
+
+example("worker: runs what is enqueued, with the services of its handlers", () =>
+  Effect.gen(function* () {
+    const sent = yield* Ref.make<ReadonlyArray<string>>([])
+    const mailer = Layer.succeed(Mailer, {
+      send: (to, subject) =>
+        to.includes("@")
+          ? Effect.as(
+              Ref.update(sent, (before) => [...before, `${to}: ${subject}`]),
+              "message-1"
+            )
+          : Effect.fail(new MailRefused({ address: to }))
+    })
+    yield* Effect.scoped(
+      Effect.gen(function* () {
+        yield* Layer.build(Layer.provide(Main, mailer))
+        const good = yield* Jobs.enqueue(SendEmail, { to: "ada@example.com", subject: "Thanks" })
+        const bad = yield* Jobs.enqueue(SendEmail, { to: "nobody", subject: "Thanks" })
+        assert.deepStrictEqual((yield* ended(good.jobId)).output, Option.some({ messageId: "message-1" }))
+        const refused = yield* ended(bad.jobId)
+        assert.strictEqual(refused.status, "DEAD_LETTERED")
+        assert.deepStrictEqual(refused.lastErrorCode, Option.some("mail.refused"))
+        assert.deepStrictEqual(yield* Ref.get(sent), ["ada@example.com: Thanks"])
+      })
+    )
+  })
+)
+
+example("exactly-once: rows and completion commit together", () =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient
+    yield* sql`CREATE TABLE invoices (id integer PRIMARY KEY, total integer NOT NULL, charges integer NOT NULL DEFAULT 0)`
+    yield* sql`INSERT INTO invoices (id, total) VALUES (1, 42)`
+    yield* Effect.scoped(
+      Effect.gen(function* () {
+        yield* Layer.build(Layer.provide(Worker.layer({ ...quick, jobs: [Charge] }), ChargeLive))
+        const { jobId } = yield* Jobs.enqueue(Charge, { invoiceId: 1 })
+        const unknown = yield* Jobs.enqueue(Charge, { invoiceId: 2 })
+        assert.deepStrictEqual((yield* ended(jobId)).output, Option.some({ total: 42 }))
+        assert.deepStrictEqual((yield* ended(unknown.jobId)).lastErrorCode, Option.some("invoice.unknown"))
+        assert.deepStrictEqual(yield* sql`SELECT charges FROM invoices`, [{ charges: 1 }])
+      })
+    )
+  })
+)
+
+example("continuation: goes on from its checkpoint, a slice at a time", () =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient
+    yield* sql`CREATE TABLE filled (id integer PRIMARY KEY)`
+    yield* Effect.scoped(
+      Effect.gen(function* () {
+        yield* Layer.build(Layer.provide(Worker.layer({ ...quick, jobs: [Backfill] }), BackfillLive))
+        const { jobId } = yield* Jobs.enqueue(Backfill, { last: 250 })
+        const job = yield* ended(jobId)
+        assert.deepStrictEqual(job.output, Option.some({ filled: 250 }))
+        assert.strictEqual(job.runNumber, 3)
+        assert.strictEqual((yield* sql`SELECT id FROM filled`).length, 250)
+      })
+    )
+  })
+)
+
+example("retry-timing: by policy, by code, and not before what the handler says", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      yield* Layer.build(Layer.provide(Worker.layer({ ...quick, jobs: [Sync] }), SyncLive))
+      const failed = Effect.fnUntraced(function* (answer: "throttled" | "down" | "rejected") {
+        const { jobId } = yield* Jobs.enqueue(Sync, { answer })
+        const job = yield* until(jobId, ({ attempt, status }) => attempt === 1 && status !== "LEASED")
+        const [attempt] = yield* Jobs.attempts(TenantScope.admin, jobId)
+        const from =
+          attempt === undefined
+            ? 0
+            : Option.match(attempt.finishedAt, { onNone: () => 0, onSome: DateTime.toEpochMillis })
+        return { status: job.status, seconds: Math.round((DateTime.toEpochMillis(job.nextRunAt) - from) / 1000) }
+      })
+      assert.deepStrictEqual(yield* failed("down"), { status: "PENDING", seconds: 120 })
+      assert.isAtLeast((yield* failed("throttled")).seconds, 1795)
+      assert.strictEqual((yield* failed("rejected")).status, "DEAD_LETTERED")
+    })
+  )
+)
+
+example("http-errors: each reason has its answer", () =>
+  Effect.gen(function* () {
+    const post = (month: string, key: string) => Effect.map(postExport(month, key), ({ status }) => status)
+    assert.strictEqual(yield* post("2026-10", "a"), 202)
+    assert.strictEqual(yield* post("2026-10", "a"), 200)
+    assert.strictEqual(yield* post("2026-11", "a"), 409)
+    assert.strictEqual(yield* post("2026-11", " "), 400)
+    yield* JobDefinitions.upsert(Export.jobType, { isEnabled: false })
+    assert.strictEqual(yield* post("2026-11", "b"), 503)
+  })
+)
+
+example("test-double: the code under test needs no database, and the real layer enqueues", () =>
+  Effect.gen(function* () {
+    const asked = yield* Ref.make<ReadonlyArray<number>>([])
+    assert.strictEqual(yield* Effect.provide(signUp(7), Later.layerTest(asked)), "user 7")
+    assert.deepStrictEqual(yield* Ref.get(asked), [7])
+    yield* Effect.provide(signUp(8), Later.layer)
+    assert.strictEqual(yield* Jobs.count({ scope: TenantScope.global, jobType: Welcome.jobType }), 1)
+  })
+)
