@@ -10,12 +10,14 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
-import type * as Result from "effect/Result"
+import * as References from "effect/References"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import type { FailureKind } from "./Job.ts"
 import type { RetryPolicy } from "./JobDefinitions.ts"
-import type { JobExecution } from "./JobExecution.ts"
+import { JobExecution } from "./JobExecution.ts"
 
 /** A schema that needs no services. Its values are stored as JSON, by the codec that Effect derives for it. */
 export type Codec = Schema.Codec<unknown, unknown>
@@ -134,8 +136,10 @@ export interface AnyContract {
   readonly handles: Handles<string>
   /** The handler among the services of a worker. */
   readonly handlerIn: (services: Context.Context<never>) => Option.Option<Handler>
+  /** An output, of the JSON that stands for it. */
+  readonly decodeOutput: (output: unknown) => Effect.Effect<unknown, Schema.SchemaError>
   /** The JSON that stands for a payload. */
-  readonly encodePayload: (payload: unknown) => Result.Result<Schema.Json, Schema.SchemaError>
+  readonly encodePayload: (payload: unknown) => Result.Result<Schema.Json, string>
 }
 
 /** A typed contract, to be extended by a class. */
@@ -200,6 +204,14 @@ export function make(
   return contractOf(jobType, Schema.isSchema(payload) ? payload : Schema.Struct(payload), options)
 }
 
+const ofTheRun = Context.pick(
+  JobExecution,
+  Scope.Scope,
+  Tracer.ParentSpan,
+  References.CurrentLoggers,
+  References.CurrentLogAnnotations
+)
+
 const contractOf = <const Type extends string>(
   jobType: Type,
   payload: Codec,
@@ -207,6 +219,7 @@ const contractOf = <const Type extends string>(
 ) => {
   const version = settings.version ?? 1
   const handler = Context.Service<Handles<Type>, Handler>(`effect-runledger/Handler/${jobType}`)
+  const encodePayload = Schema.encodeUnknownResult(Schema.toCodecJson(payload))
   const encodeSuccess = Schema.encodeUnknownEffect(Schema.toCodecJson(success))
   const decoders = new Map(
     [...Object.entries(older), [version, payload] as const].map(([of, schema]) => [
@@ -254,7 +267,10 @@ const contractOf = <const Type extends string>(
     static readonly payload = payload
     static readonly success = success
     static readonly error = error
-    static readonly encodePayload = Schema.encodeUnknownResult(Schema.toCodecJson(payload))
+    static readonly decodeOutput = Schema.decodeUnknownEffect(Schema.toCodecJson(success))
+    static readonly encodePayload = (value: unknown) =>
+      // an encoder may also throw: a getter, a transformation that is not finished at once
+      Result.try({ try: () => Result.getOrThrow(encodePayload(value)), catch: () => "not a payload" })
     static readonly handles: Handles<Type> = { "effect-runledger/Handles": jobType }
     static readonly handlerIn = (services: Context.Context<never>) => Context.getOption(services, handler)
 
@@ -284,7 +300,8 @@ const contractOf = <const Type extends string>(
                     )
                   ),
                   Effect.updateContext((own: Context.Context<JobExecution | Scope.Scope>) =>
-                    Context.merge(services, own)
+                    // what the handler needs comes from its layer, also where the worker has another of the same kind
+                    Context.merge(Context.merge(own, services), ofTheRun(own))
                   )
                 )
               ),

@@ -9,11 +9,12 @@ import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
 import { invalidLimit } from "./internal/page.ts"
+import { invalidRetry } from "./internal/retry.ts"
 import * as Sql from "./internal/sql.ts"
 import { mayWait, patience } from "./internal/waiting.ts"
 import type { AnyContract } from "./JobContract.ts"
 import { DefinitionRow, definitionColumns, type JobDefinition } from "./JobDefinition.ts"
-import { maxCodeBytes, maxTypeBytes } from "./jobs/limits.ts"
+import { maxTypeBytes } from "./jobs/limits.ts"
 import { type QueryError, reading, writing } from "./QueryError.ts"
 import { InvalidArgument, type InvalidPagination, type ReadReason, Unavailable, type WriteReason } from "./Reason.ts"
 
@@ -381,8 +382,6 @@ const recordColumns = `
 
 const invalid = (argument: string, rule: string) => new InvalidArgument({ argument, rule })
 
-const delayRule = "must last between 1 and 2,147,483,647 milliseconds"
-
 const encodeGiven = Effect.fnUntraced(function* (
   jobType: string,
   settings: DefinitionSettings
@@ -396,35 +395,9 @@ const encodeGiven = Effect.fnUntraced(function* (
     (maxAttempts === undefined ? undefined : Args.integer("maxAttempts", maxAttempts, 1)) ??
     (timeout === undefined ? undefined : Args.integer("timeout", timeoutSeconds ?? Number.NaN, 1)) ??
     (priority === undefined ? undefined : Args.integer("priority", priority, -100, 100))
-  if (refused !== undefined) return yield* refused
-
-  const delay = (
-    argument: string,
-    input: Duration.Input | undefined
-  ): Effect.Effect<number | undefined, InvalidArgument> => {
-    if (input === undefined) return Effect.succeed(undefined)
-    const millis = Args.millis(input)
-    return millis === undefined || millis < 1 || millis > Args.maxInt
-      ? Effect.fail(invalid(argument, delayRule))
-      : Effect.succeed(millis)
-  }
-  const initial = yield* delay("retry.initial", retry?.initial)
-  const max = yield* delay("retry.max", retry?.max)
-  if (initial !== undefined && max !== undefined && max < initial) {
-    return yield* invalid("retry.max", "must not be shorter than retry.initial")
-  }
-  if (retry?.factor !== undefined && !(retry.factor >= 1 && retry.factor <= 100)) {
-    return yield* invalid("retry.factor", "must be between 1 and 100")
-  }
-  if (retry?.jitter !== undefined && !(retry.jitter >= 0 && retry.jitter <= 1)) {
-    return yield* invalid("retry.jitter", "must be between 0 and 1")
-  }
-  const overrides: Array<readonly [code: string, millis: number | undefined]> = []
-  for (const [code, input] of Object.entries(retry?.overrides ?? {})) {
-    const blank = Args.name("retry.overrides", code, maxCodeBytes)
-    if (blank !== undefined) return yield* blank
-    overrides.push([code, yield* delay("retry.overrides", input)])
-  }
+  const refusedRetry = refused ?? (retry === undefined ? undefined : invalidRetry(retry))
+  if (refusedRetry !== undefined) return yield* refusedRetry
+  const millis = (input: Duration.Input | undefined) => (input === undefined ? undefined : Args.millis(input))
   return JSON.stringify({
     job_type: jobType,
     version,
@@ -432,11 +405,14 @@ const encodeGiven = Effect.fnUntraced(function* (
     default_timeout_seconds: timeoutSeconds,
     default_priority: priority,
     is_enabled: settings.isEnabled,
-    retry_initial_ms: initial,
+    retry_initial_ms: millis(retry?.initial),
     retry_factor: retry?.factor,
-    retry_max_ms: max,
+    retry_max_ms: millis(retry?.max),
     retry_jitter: retry?.jitter,
-    retry_overrides: retry?.overrides === undefined ? undefined : Object.fromEntries(overrides)
+    retry_overrides:
+      retry?.overrides === undefined
+        ? undefined
+        : Object.fromEntries(Object.entries(retry.overrides).map(([code, input]) => [code, millis(input)]))
   })
 })
 

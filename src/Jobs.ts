@@ -13,6 +13,7 @@ export * from "./jobs/complete.ts"
 export * from "./jobs/enqueue.ts"
 export * from "./jobs/lease.ts"
 export * from "./jobs/ledger.ts"
+export * from "./jobs/outcome.ts"
 export * from "./jobs/read.ts"
 export {
   type PostponedLease,

@@ -1,11 +1,13 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { AnyContract } from "../JobContract.ts"
 import * as JobDefinitions from "../JobDefinitions.ts"
+import { afterCommit, detached } from "../notifications/afterCommit.ts"
 
-// Per client, the contracts whose declaration is known to be stored.
-const declared = new WeakMap<object, WeakSet<AnyContract>>()
+// Per client, the contracts (type and version) that are declared, or are being declared: a burst declares once.
+const declared = new WeakMap<object, Set<string>>()
 
 /**
  * Declares contracts that this process has not declared yet, once the caller's transaction has committed: in a fiber of its
@@ -14,26 +16,25 @@ const declared = new WeakMap<object, WeakSet<AnyContract>>()
 export const declareSoon = (contracts: ReadonlyArray<AnyContract>): Effect.Effect<void, never, SqlClient> =>
   Effect.contextWith((context: Context.Context<SqlClient>) => {
     const sql = Context.get(context, SqlClient)
-    const known = declared.get(sql.transactionService) ?? new WeakSet()
-    const unknown = new Set(contracts.filter((contract) => !known.has(contract)))
-    if (unknown.size === 0) return Effect.void
+    const known = declared.get(sql.transactionService) ?? new Set()
+    const missing = contracts.filter((contract) => !known.has(nameOf(contract)))
+    if (missing.length === 0) return Effect.void
     declared.set(sql.transactionService, known)
+    // not before the commit: what is rolled back has declared nothing
     const declaring = Effect.forEach(
-      unknown,
+      missing,
       (contract) =>
-        Effect.matchEffect(JobDefinitions.declare(contract), {
-          onFailure: () => Effect.void,
-          onSuccess: () => Effect.sync(() => known.add(contract))
+        Effect.suspend(() => {
+          const name = nameOf(contract)
+          if (known.has(name)) return Effect.void
+          known.add(name)
+          return Effect.onExit(JobDefinitions.declare(contract), (exit) =>
+            Effect.sync(() => Exit.isSuccess(exit) || known.delete(name))
+          )
         }),
       { discard: true }
     )
-    return sql.afterCommit(
-      declaring.pipe(
-        Effect.updateContext((own: Context.Context<never>) =>
-          Context.merge(Context.omit(sql.transactionService)(own), Context.pick(SqlClient)(context))
-        ),
-        Effect.forkDetach,
-        Effect.asVoid
-      )
-    )
+    return afterCommit(sql, context, detached(sql, Effect.provideContext(declaring, Context.pick(SqlClient)(context))))
   })
+
+const nameOf = ({ jobType, version }: AnyContract) => `${version}:${jobType}`

@@ -4,8 +4,10 @@ import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
 import * as Args from "../internal/arguments.ts"
 import * as JsonText from "../internal/json.ts"
+import { invalidRetry } from "../internal/retry.ts"
 import { Stage } from "../Job.ts"
 import type { AnyContract } from "../JobContract.ts"
+import type { RetryPolicy } from "../JobDefinitions.ts"
 import { InvalidArgument } from "../Reason.ts"
 import { maxDelayMillis, maxKeyBytes, maxTypeBytes } from "./limits.ts"
 
@@ -115,13 +117,27 @@ export const encode = (
     Args.integer("contract.version", version, 1) ??
     Args.integer("contract.priority", decides.priority, -100, 100) ??
     Args.integer("contract.maxAttempts", decides.maxAttempts, 1) ??
-    Args.integer("contract.timeout", decides.timeoutSeconds, 1)
+    Args.integer("contract.timeout", decides.timeoutSeconds, 1) ??
+    invalidRetryOf(contract)
   if (invalid !== undefined) return Result.fail(invalid)
   const json = contract.encodePayload(payload)
   return Result.isFailure(json)
     ? // what the schema says may quote the payload
       Result.fail(new InvalidArgument({ argument: `${path}payload`, rule: `must match the contract of ${jobType}` }))
     : encodeAs({ ...options, jobType, payload: json.success, payloadVersion: version }, decides, ordinal, path)
+}
+
+// asked at every enqueue, and the same each time
+const retries = new WeakMap<RetryPolicy, InvalidArgument | "valid">()
+
+const invalidRetryOf = ({ settings: { retry } }: AnyContract): InvalidArgument | undefined => {
+  if (retry === undefined) return undefined
+  let found = retries.get(retry)
+  if (found === undefined) {
+    found = invalidRetry({ ...retry, initial: retry.initial ?? "10 seconds" }) ?? "valid"
+    retries.set(retry, found)
+  }
+  return found === "valid" ? undefined : found
 }
 
 const encodeAs = (

@@ -131,6 +131,7 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "WorkflowManaged",
     ...write
   ),
+  "Jobs.outcome": exactly<Raised<typeof Jobs.outcome>>()("InvalidArgument", ...read),
   "Jobs.get": exactly<Raised<typeof Jobs.get>>()("InvalidArgument", ...read),
   "Jobs.list": exactly<Raised<typeof Jobs.list>>()("InvalidArgument", "InvalidPagination", ...read),
   "Jobs.count": exactly<Raised<typeof Jobs.count>>()("InvalidArgument", ...read),
