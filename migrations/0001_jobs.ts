@@ -129,7 +129,7 @@ $$`,
 
     // worker_id .. started_seq carry the current attempt; they move to job_attempts when it ends.
     // event_seq is the number of the last event of the job; whoever holds the row lock takes the next.
-    // workflow_run_id and workflow_step_id never change after the insert.
+    // workflow_run_id and workflow_step_id never change after the insert, nor does trace_parent (W3C trace context).
     `CREATE TABLE runledger.job_queue (
   id uuid NOT NULL DEFAULT runledger.uuidv7(),
   job_type text NOT NULL,
@@ -169,6 +169,7 @@ $$`,
   status_reason text,
   last_error_code text,
   last_error_message text,
+  trace_parent text,
   created_at timestamptz NOT NULL,
   updated_at timestamptz NOT NULL,
   CONSTRAINT pk_job_queue PRIMARY KEY (id)

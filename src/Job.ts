@@ -98,6 +98,8 @@ export interface ClaimedJob {
   readonly progress: Progress
   readonly createdAt: DateTime.Utc
   readonly workflow: Option.Option<{ readonly runId: string; readonly stepId: string }>
+  /** The trace of whoever enqueued it, as W3C trace context. */
+  readonly traceParent: Option.Option<string>
 }
 
 /** How much is done, as last reported; never negative, `done` at most `total`. */

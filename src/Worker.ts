@@ -10,6 +10,7 @@ import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -214,13 +215,15 @@ const make = Effect.fnUntraced(function* (
   yield* background(Heartbeats.keep(() => [...running.values()], leaseMillis))
   yield* background(flushing)
   yield* background(listening)
-  yield* background(Effect.andThen(declaring, claiming))
+  const claimer = yield* background(Effect.andThen(declaring, claiming))
 
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
       isStopping = true
-      wake.openUnsafe()
-      yield* Effect.raceFirst(idle.await, sleepLive(drainMillis))
+      // a claim that is under way may still bring jobs: they are drained as well, or given back
+      const unclaimed = Effect.raceFirst(Fiber.interrupt(claimer), sleepLive(10_000))
+      yield* Effect.raceFirst(Effect.andThen(unclaimed, idle.await), sleepLive(drainMillis))
+      yield* unclaimed
       for (const { stop } of running.values()) Deferred.doneUnsafe(stop, Exit.succeed("Shutdown"))
       yield* Effect.raceFirst(idle.await, sleepLive(10_000))
       yield* logger.flush

@@ -604,7 +604,10 @@ it.layer(Database, { excludeTestServices: true })("typed enqueue", (it) => {
     { argument: "contract.version", bad: { version: 0 } },
     { argument: "contract.version", bad: { version: 2_147_483_648 } },
     { argument: "contract.timeout", bad: { timeout: 0 } },
-    { argument: "contract.timeout", bad: { timeout: Duration.infinity } }
+    { argument: "contract.timeout", bad: { timeout: Duration.infinity } },
+    { argument: "retry.max", bad: { retry: { initial: Duration.minutes(10), max: Duration.minutes(1) } } },
+    { argument: "retry.factor", bad: { retry: { factor: 0.5 } } },
+    { argument: "retry.overrides", bad: { retry: { overrides: { " ": Duration.seconds(1) } } } }
   ])("a contract with bad settings is refused before anything is sent: $argument, $bad", ({ argument, bad }) =>
     Effect.gen(function* () {
       const { statements, clear } = yield* FaultySqlClient.Faults

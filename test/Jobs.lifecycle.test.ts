@@ -654,6 +654,7 @@ it.layer(TestDatabase.layerTestClock)("the life of a job", (it) => {
         execution_resource_key: null,
         workflow_run_id: null,
         workflow_step_id: null,
+        trace_parent: null,
         created_at: at,
         updated_at: at
       })
@@ -689,7 +690,8 @@ it.layer(TestDatabase.layerTestClock)("the life of a job", (it) => {
         checkpoint: Option.none(),
         progress: { done: Option.none(), total: Option.none() },
         createdAt: at,
-        workflow: Option.none()
+        workflow: Option.none(),
+        traceParent: Option.none()
       }
       assert.deepStrictEqual(job, claimed)
       yield* Jobs.updateProgress(claimed.lease, { done: 1, total: 3, checkpoint: { page: 1 } })

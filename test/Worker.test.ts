@@ -338,6 +338,25 @@ test("leases are renewed for as long as the handler works", () =>
     )
   }))
 
+test("the trace of the caller that enqueued goes on in the handler", () =>
+  Effect.gen(function* () {
+    const seen = yield* Deferred.make<string>()
+    yield* whileWorking(
+      Work.toLayer(() =>
+        Effect.as(
+          Effect.flatMap(Effect.orDie(Effect.currentSpan), ({ traceId }) => Deferred.succeed(seen, traceId)),
+          { doubled: 0 }
+        )
+      ),
+      Effect.gen(function* () {
+        const { traceId } = yield* Effect.currentSpan
+        const { jobId } = yield* Jobs.enqueue(Work, { n: 1 })
+        yield* ended(jobId)
+        assert.strictEqual(yield* Deferred.await(seen), traceId)
+      }).pipe(Effect.withSpan("request"))
+    )
+  }))
+
 test("never runs more at once than its slots", () =>
   Effect.gen(function* () {
     const now = yield* Ref.make(0)

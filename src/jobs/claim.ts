@@ -248,7 +248,8 @@ const select = Effect.fnUntraced(function* (
       RETURNING
         q.id, q.run_number, q.attempt, q.worker_id, q.job_type, q.payload_version, q.organization_id, q.payload,
         q.priority, q.max_attempts, q.timeout_seconds, q.next_run_at, q.lease_expires_at, q.checkpoint,
-        q.progress_done, q.progress_total, q.created_at, q.workflow_run_id, q.workflow_step_id
+        q.progress_done, q.progress_total, q.created_at, q.workflow_run_id, q.workflow_step_id,
+        q.trace_parent
     )
     SELECT ${sql.literal(isReadCommitted)} AS is_read_committed, c.*
     FROM (SELECT) AS always
@@ -285,6 +286,7 @@ const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined 
   const createdAt = row.created_at
   const runId = row.workflow_run_id
   const stepId = row.workflow_step_id
+  const traceParent = row.trace_parent
   return isJobId(id) &&
     isNumber(runNumber) &&
     isNumber(attempt) &&
@@ -302,7 +304,8 @@ const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined 
     isBigIntOrNull(total) &&
     isDate(createdAt) &&
     isStringOrNull(runId) &&
-    isStringOrNull(stepId)
+    isStringOrNull(stepId) &&
+    isStringOrNull(traceParent)
     ? {
         lease: { jobId: id, runNumber, attempt, workerId },
         jobType,
@@ -316,7 +319,8 @@ const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined 
         checkpoint: Option.fromNullOr(checkpoint),
         progress: { done: countOf(done), total: countOf(total) },
         createdAt: DateTime.fromDateUnsafe(createdAt),
-        workflow: runId === null || stepId === null ? Option.none() : Option.some({ runId, stepId })
+        workflow: runId === null || stepId === null ? Option.none() : Option.some({ runId, stepId }),
+        traceParent: Option.fromNullOr(traceParent)
       }
     : undefined
 }

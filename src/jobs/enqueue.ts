@@ -7,6 +7,7 @@ import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import { isJobId, isJson, isNumber, isStatus, isString } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
+import { traceParent } from "../internal/trace.ts"
 import { transaction } from "../internal/transaction.ts"
 import { mayWait, patience } from "../internal/waiting.ts"
 import type { JobId, Status } from "../Job.ts"
@@ -120,7 +121,7 @@ export const enqueue: {
   if (Result.isFailure(checked)) return yield* checked.failure
   const request = checked.success
   if (request.identity === undefined && request.stage === "queued") {
-    const jobId = yield* insertOne(request)
+    const jobId = yield* insertOne(request, yield* traceParent)
     if (jobId !== undefined) {
       if (typed !== undefined) yield* declareSoon([typed])
       if (isDue(request)) yield* markDue([jobType])
@@ -308,7 +309,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
   const staged = items.some(({ stage }) => stage !== "queued")
   return yield* sql`
     WITH input AS MATERIALIZED (
-      SELECT ${instant} AS at ${sql.literal(keyed ? `, ${patience}` : "")}
+      SELECT ${instant} AS at, ${yield* traceParent}::text AS trace_parent ${sql.literal(keyed ? `, ${patience}` : "")}
     ), item AS MATERIALIZED (
       SELECT
         runledger.uuidv7() AS id,
@@ -351,11 +352,11 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
     ), inserted AS (
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        stage, idempotency_key, enqueue_request, created_at, updated_at
+        stage, idempotency_key, enqueue_request, trace_parent, created_at, updated_at
       )
       SELECT
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        stage, idempotency_key, enqueue_request, at, at
+        stage, idempotency_key, enqueue_request, trace_parent, at, at
       FROM item
       WHERE is_enabled ${sql.literal(keyed ? `AND ${isReadCommitted}` : "")}
       ORDER BY rank

@@ -13,7 +13,8 @@ import type { EncodedRequest } from "./enqueueRequest.ts"
  * or disabled.
  */
 export const insertOne = (
-  request: EncodedRequest
+  request: EncodedRequest,
+  traceParent: string | null
 ): Effect.Effect<JobId | undefined, SqlError | QueryFailed, SqlClient> =>
   Effect.flatMap(Sql.clocked, ({ sql, instant }) => {
     // what was not given is not sent: the statement of the common case has three parameters
@@ -32,7 +33,7 @@ export const insertOne = (
     const inserted = sql`
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        created_at, updated_at
+        created_at, updated_at${sql.literal(traceParent === null ? "" : ", trace_parent")}
       )
       SELECT
         runledger.uuidv7(), ${sql.literal(contract === null ? "d" : "t")}.job_type, ${request.payloadVersion}::integer,
@@ -40,7 +41,7 @@ export const insertOne = (
         ${given(request.priority, "integer", declared("d.default_priority", request.contract?.priority))},
         ${given(request.maxAttempts, "integer", declared("d.max_attempts", request.contract?.maxAttempts))},
         ${given(request.timeoutSeconds, "integer", declared("d.default_timeout_seconds", request.contract?.timeoutSeconds))},
-        ${dueAt}, ${instant}, ${instant}
+        ${dueAt}, ${instant}, ${instant}${traceParent === null ? sql.literal("") : sql`, ${traceParent}::text`}
       ${
         contract === null
           ? sql`FROM runledger.job_definitions d

@@ -132,6 +132,7 @@ export const manifest: Definitions = {
     "job_queue.status": "runledger.job_queue_status NOT NULL DEFAULT 'PENDING'::text",
     "job_queue.status_reason": "text",
     "job_queue.timeout_seconds": "runledger.job_queue_timeout_seconds NOT NULL DEFAULT 300",
+    "job_queue.trace_parent": "text",
     "job_queue.updated_at": "timestamp with time zone NOT NULL",
     "job_queue.worker_id": "runledger.job_queue_worker_id",
     "job_queue.workflow_run_id": "uuid",

@@ -11,6 +11,7 @@ import * as Option from "effect/Option"
 import type { Json } from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { sleepLive } from "../internal/busy.ts"
+import { spanOf } from "../internal/trace.ts"
 import type { ClaimedJob, Lease } from "../Job.ts"
 import { Continuation, type Handler, JobFailure } from "../JobContract.ts"
 import { JobExecution } from "../JobExecution.ts"
@@ -89,12 +90,14 @@ export const run = Effect.fnUntraced(function* (
   if (handler === undefined) return
   yield* tell(observers, { _tag: "Running", job: observed })
 
+  const parent = Option.getOrUndefined(Option.map(job.traceParent, spanOf))
   const fiber = yield* handler.run(job.payload, job.payloadVersion).pipe(
     Effect.scoped,
     Effect.provideService(JobExecution, Execution.make(running, handler, own)),
     logger.keep(lease),
     Effect.annotateLogs({ jobId: lease.jobId, jobType, attempt: lease.attempt }),
     Effect.withSpan("Job", {
+      ...(parent === undefined ? { root: true } : { parent }),
       attributes: { "job.type": jobType, "job.id": lease.jobId, "job.attempt": lease.attempt }
     }),
     Effect.forkDetach

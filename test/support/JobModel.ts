@@ -236,7 +236,8 @@ export const plain = (value: unknown): unknown => {
   if (Result.isResult(value)) return Result.isSuccess(value) ? ok(plain(value.success)) : { no: plain(value.failure) }
   if (Array.isArray(value)) return value.map(plain)
   if (!Predicate.isObject(value)) return value
-  const entries = Object.entries(value).filter(([, field]) => field !== undefined)
+  // the trace belongs to the caller, not to what happens to the job
+  const entries = Object.entries(value).filter(([name, field]) => field !== undefined && !/^trace_?parent$/i.test(name))
   if (!("category" in value)) return Object.fromEntries(entries.map(([name, field]) => [name, plain(field)]))
   return Object.fromEntries(entries.filter(([name]) => name === "_tag" || told.includes(name)))
 }

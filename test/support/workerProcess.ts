@@ -80,7 +80,11 @@ export const start = (url: string, workerId: string): Effect.Effect<WorkerProces
             if (matching !== undefined) return Effect.succeed(matching)
             return ended === undefined
               ? undefined
-              : Effect.die(new Error(`${workerId} ended before ${line}. It said:\n${everything()}`))
+              : Effect.die(
+                  new Error(
+                    `${workerId} ended before ${line}: ${ended.code ?? ended.signal}. It said:\n${everything()}`
+                  )
+                )
           }),
         ended: when("its end", () => (ended === undefined ? undefined : Effect.succeed(ended))),
         hasEnded: () => ended !== undefined
