@@ -1,151 +1,163 @@
 /**
  * A first real job, end to end: `npm start [folder]`.
  *
- * Every file below the folder (default: this repository) becomes a job that counts its lines, words and bytes. The jobs are
- * enqueued, claimed in batches, run, and completed together; files that cannot be read end in the dead letters. With
- * `DATABASE_URL` it uses that database; otherwise it starts a server of its own and removes it at the end.
+ * Every file below the folder (default: this repository) is a job that counts its lines, words and bytes and takes its
+ * SHA-256. A worker runs them while they are still being enqueued; some fail and are retried, some end in the dead letters.
+ *
+ * With `DATABASE_URL` it uses that database, and a second run finds what the first has done. Otherwise it starts a server of
+ * its own and removes it at the end. Ctrl-C lets the jobs at work finish; none stays leased.
  */
-
 import { resolve } from "node:path"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { PgClient } from "@effect/sql-pg"
-import { Config, Console, Effect, FileSystem, Layer, Option, Redacted, Result, Schema } from "effect"
+import { Array as Arr, Config, Data, Effect, FileSystem, Layer, Option, Redacted, Schedule } from "effect"
 import * as EmbeddedPostgres from "../dev/EmbeddedPostgres.ts"
-import { JobDefinitions, Jobs, Migrator, TenantScope } from "../src/index.ts"
+import { projectRoot } from "../dev/embedded-postgres/projectRoot.ts"
+import { Jobs, Migrator, Notifications, Reaper, Worker } from "../src/index.ts"
+import { CountFile, CountFileLive } from "./start/CountFile.ts"
+import { filesBelow, type Listed, vanished } from "./start/files.ts"
+import { openJobs, report } from "./start/report.ts"
+import { number, plural, say, status } from "./start/screen.ts"
 
-const jobType = "file.count"
-const workerId = `start-${process.pid}`
+class NotAFolder extends Data.TaggedError("NotAFolder")<{ readonly message: string }> {}
 
-const Payload = Schema.Struct({ path: Schema.String })
-const Output = Schema.Struct({ lines: Schema.Int, words: Schema.Int, bytes: Schema.Int })
+/** What this process has seen so far. */
+const seen = { counted: 0, retried: 0, failed: 0 }
 
-/** The files below `folder`, dangling links included; dependencies, build output and Git's own files are left out. */
-const filesBelow = (folder: string): Effect.Effect<ReadonlyArray<string>, never, FileSystem.FileSystem> =>
-  Effect.gen(function* () {
-    const fs = yield* FileSystem.FileSystem
-    const entries = yield* Effect.orElseSucceed(fs.readDirectoryEntries(folder), () => [])
-    const found = yield* Effect.forEach(entries, ({ name, type }) => {
-      const path = resolve(folder, name)
-      if (type !== "Directory") return Effect.succeed([path])
-      return ["node_modules", "dist", ".git"].includes(name) ? Effect.succeed([]) : filesBelow(path)
-    })
-    return found.flat()
+const observer: Worker.Observer = (event) =>
+  Effect.sync(() => {
+    if (event._tag !== "Ended") return
+    if (event.outcome._tag === "Succeeded") seen.counted++
+    else if (event.outcome._tag === "RetryScheduled") seen.retried++
+    else if (event.outcome._tag === "DeadLettered") seen.failed++
   })
 
-const count = (bytes: Uint8Array): typeof Output.Type => {
-  const text = new TextDecoder().decode(bytes)
-  return {
-    lines: text.split("\n").length - (text.endsWith("\n") || text === "" ? 1 : 0),
-    words: text.split(/\s+/u).filter((word) => word !== "").length,
-    bytes: bytes.length
-  }
-}
+// The lease is short and the reaper quick, so that a run after `kill -9` need not wait long for what the dead held.
+const Working = Layer.mergeAll(
+  Worker.layer({
+    jobs: [CountFile],
+    concurrency: 16,
+    lease: "10 seconds",
+    drainTimeout: "5 seconds",
+    observers: [observer]
+  }).pipe(Layer.provide(CountFileLive), Layer.provide(Notifications.layer)),
+  Reaper.layer({ interval: "2 seconds" })
+)
 
-/** Runs one claimed job; what it returns is how the attempt ended. */
-const handle = Effect.fn("handle")(function* (
-  job: Jobs.ClaimedJob
-): Effect.fn.Return<Jobs.Completion, never, FileSystem.FileSystem> {
-  const fs = yield* FileSystem.FileSystem
-  return yield* Schema.decodeUnknownEffect(Payload)(job.payload).pipe(
-    Effect.flatMap(({ path }) => fs.readFile(path)),
-    Effect.match({
-      onSuccess: (bytes): Jobs.Completion => ({ _tag: "Success", lease: job.lease, output: count(bytes) }),
-      onFailure: (error): Jobs.Completion => ({
-        _tag: "Failure",
-        lease: job.lease,
-        kind: "TERMINAL",
-        code: "file.unreadable",
-        message: error.message
-      })
-    })
-  )
+const enqueueAll = Effect.fn("enqueueAll")(function* (files: ReadonlyArray<Listed>) {
+  const enqueued: Array<Jobs.Enqueued> = []
+  for (const batch of Arr.chunksOf(files, 500)) {
+    const answers = yield* Jobs.enqueueMany(
+      batch.map(({ path, idempotencyKey }) => Jobs.request(CountFile, { path }, { idempotencyKey }))
+    )
+    enqueued.push(...(yield* Effect.forEach(answers, (answer) => Effect.fromResult(answer))))
+  }
+  const isNew = enqueued.filter(({ disposition }) => disposition === "inserted").length
+  yield* say(`${plural(isNew, "new job")}, ${number(enqueued.length - isNew)} there already`)
+  return enqueued.map(({ jobId }) => jobId)
 })
 
-/** Claims, runs and completes until nothing is due; returns what succeeded. */
-const drain = Effect.gen(function* () {
-  const counted: Array<{ readonly path: string; readonly sums: typeof Output.Type }> = []
-  for (;;) {
-    const jobs = yield* Jobs.claim({ workerId, types: [jobType], limit: 100, lease: "1 minute" })
-    if (jobs.length === 0) return counted
-    const completions = yield* Effect.forEach(jobs, handle, { concurrency: 16 })
-    const answers = yield* Jobs.completeMany(completions)
-    for (const [i, answer] of answers.entries()) {
-      const completion = completions[i]
-      if (Result.isFailure(answer)) yield* Console.error(`A completion was refused: ${answer.failure.message}`)
-      else if (completion?._tag === "Success") {
-        const { path } = yield* Schema.decodeUnknownEffect(Payload)(jobs[i]?.payload)
-        counted.push({ path, sums: yield* Schema.decodeUnknownEffect(Output)(completion.output) })
-      }
-    }
-  }
+/** Enqueues, and waits until nothing is left to do. */
+const work = Effect.fn("work")(function* (files: ReadonlyArray<Listed>) {
+  let isEnqueued = false
+  const enqueuing = Effect.tap(enqueueAll(files), () =>
+    Effect.sync(() => {
+      isEnqueued = true
+    })
+  )
+  const poll = Effect.gen(function* () {
+    const wasEnqueued = isEnqueued
+    const { waiting, leased } = yield* openJobs()
+    yield* status(
+      `  ${number(seen.counted)} counted, ${plural(seen.retried, "retry", "retries")}, ` +
+        `${plural(seen.failed, "dead letter")}; ${number(leased)} at work, ${number(waiting)} waiting`
+    )
+    return wasEnqueued && waiting + leased === 0
+  })
+  const waiting = Effect.repeat(poll, { until: (isDone) => isDone, schedule: Schedule.spaced("200 millis") })
+  const [ids] = yield* Effect.all([enqueuing, waiting], { concurrency: 2 })
+  return ids
 })
 
-const kindOf = (path: string): string => /[^/.]\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "(other)"
+const next = (isKept: boolean) => [
+  "Next:",
+  ...(isKept
+    ? ["  run it again                   nothing is enqueued twice; a file that you changed is a new job"]
+    : [
+        "  run it twice                   on a database that stays, nothing is enqueued twice:",
+        "                                 DATABASE_URL=postgres://user@host/database npm start"
+      ]),
+  "  npm start -- node_modules      thousands of files: press Ctrl-C, or kill it, in the middle; on a database that stays,",
+  "                                 the next run goes on from there",
+  "  examples/start/CountFile.ts    the contract and the handler of these jobs",
+  "  src/Worker.ts                  who runs them; src/jobs/claim.ts and src/jobs/complete.ts: with which statements"
+]
 
-const program = Effect.gen(function* () {
-  const folder = resolve(process.env.INIT_CWD ?? ".", process.argv[2] ?? ".")
-  const paths = yield* filesBelow(folder)
-  yield* Console.log(`${paths.length} files below ${folder}`)
+/** Runs after the worker is closed, and before its database is. */
+const stopped = (isKept: boolean) =>
+  openJobs().pipe(
+    Effect.flatMap(({ leased, waiting }) =>
+      say(
+        `Stopped: ${number(leased)} leased, ${number(waiting)} waiting. ` +
+          (isKept ? "The next run goes on from here." : "They go with the server of this run.")
+      )
+    ),
+    Effect.catch(({ message }) => say(`Stopped; the database does not say what is left: ${message}`))
+  )
 
-  yield* JobDefinitions.upsert(jobType, { maxAttempts: 2, timeout: "10 seconds" })
-  const answers = yield* Jobs.enqueueMany(paths.map((path) => ({ jobType, payload: { path } })))
-  const ids = answers.flatMap((answer) => (Result.isSuccess(answer) ? [answer.success.jobId] : []))
-  yield* Console.log(`${ids.length} jobs enqueued in one transaction`)
-  const counted = yield* drain
-
-  const kinds = new Map<string, { files: number; lines: number; words: number; bytes: number }>()
-  for (const { path, sums } of counted) {
-    const sum = kinds.get(kindOf(path)) ?? { files: 0, lines: 0, words: 0, bytes: 0 }
-    kinds.set(kindOf(path), {
-      files: sum.files + 1,
-      lines: sum.lines + sums.lines,
-      words: sum.words + sums.words,
-      bytes: sum.bytes + sums.bytes
-    })
-  }
-  const failed = (yield* Jobs.deadLetters({ scope: TenantScope.global, jobType })).map(
-    (letter) => `${letter.reason}: ${Option.getOrElse(letter.errorMessage, () => "no message")}`
+const program = Effect.fn("program")(function* (folder: string, isKept: boolean) {
+  const startedAt = performance.now()
+  const files = [...(yield* filesBelow(folder)), ...(yield* vanished(folder))]
+  yield* say(`${plural(files.length, "file")} below ${folder}, one of them made up`)
+  const ids = yield* work(files).pipe(
+    Effect.onInterrupt(() => say("Stopping: jobs at work may finish, the others stay where they are")),
+    Effect.provide(Working),
+    Effect.onInterrupt(() => stopped(isKept))
   )
-  const rows = [...kinds].toSorted(([, a], [, b]) => b.bytes - a.bytes)
-  const total = rows.reduce(
-    (sum, [, kind]) => ({
-      files: sum.files + kind.files,
-      lines: sum.lines + kind.lines,
-      words: sum.words + kind.words,
-      bytes: sum.bytes + kind.bytes
-    }),
-    { files: 0, lines: 0, words: 0, bytes: 0 }
-  )
-  const line = (kind: string, sum: typeof total) =>
-    [kind.padEnd(12), ...[sum.files, sum.lines, sum.words, sum.bytes].map((n) => String(n).padStart(11))].join("")
-  yield* Console.log(
-    [
-      "",
-      ["kind".padEnd(12), ...["files", "lines", "words", "bytes"].map((title) => title.padStart(11))].join(""),
-      ...rows.map(([kind, sum]) => line(kind, sum)),
-      line("total", total),
-      "",
-      ...(failed.length === 0 ? [] : [`Dead letters: ${failed.length}`, ...failed.map((text) => `  ${text}`), ""])
-    ].join("\n")
-  )
+  yield* say(`Done in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`)
+  yield* say(...(yield* report(folder, ids)), ...next(isKept))
 })
 
 /** The database that the environment names, or a server from npm that lives as long as this program. */
-const Database = Layer.unwrap(
-  Effect.gen(function* () {
-    const given = yield* Config.option(Config.Redacted("DATABASE_URL"))
-    if (Option.isSome(given)) {
-      yield* Console.log("Using DATABASE_URL")
-      return PgClient.layer({ url: given.value })
-    }
-    const server = yield* EmbeddedPostgres.start()
-    yield* Console.log(`Started PostgreSQL ${server.version} for this run`)
-    return PgClient.layer({ url: Redacted.make(`${server.url}/postgres`) })
-  })
-)
+const database = (given: Option.Option<Redacted.Redacted>) =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      if (Option.isSome(given)) {
+        yield* say("Using the database of DATABASE_URL")
+        return PgClient.layer({ url: given.value })
+      }
+      const server = yield* EmbeddedPostgres.start()
+      yield* say(`Started PostgreSQL ${server.version} for this run; DATABASE_URL would name another`)
+      return PgClient.layer({ url: Redacted.make(`${server.url}/postgres`) })
+    })
+  )
 
-program.pipe(
-  Effect.provide(Migrator.layer.pipe(Layer.provideMerge(Database), Layer.merge(NodeFileSystem.layer))),
+const main = Effect.gen(function* () {
+  const named = process.argv[2]
+  // npm changes the folder, and says where it was called
+  const folder = named === undefined ? projectRoot : resolve(process.env.INIT_CWD ?? ".", named)
+  const fs = yield* FileSystem.FileSystem
+  const info = yield* Effect.option(fs.stat(folder))
+  if (!Option.exists(info, ({ type }) => type === "Directory")) {
+    return yield* new NotAFolder({ message: `${folder} is not a folder` })
+  }
+  const given = Option.filter(
+    yield* Config.option(Config.Redacted("DATABASE_URL")),
+    (url) => Redacted.value(url) !== ""
+  )
+  yield* program(folder, Option.isSome(given)).pipe(
+    Effect.provide(Migrator.layer.pipe(Layer.provideMerge(database(given))))
+  )
+})
+
+main.pipe(
+  Effect.catchTag("NotAFolder", ({ message }) =>
+    Effect.sync(() => {
+      console.error(message)
+      process.exitCode = 1
+    })
+  ),
+  Effect.provide(NodeFileSystem.layer),
   NodeRuntime.runMain
 )
