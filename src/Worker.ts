@@ -226,8 +226,8 @@ const make = Effect.fnUntraced(function* (
       yield* unclaimed
       for (const { stop } of running.values()) Deferred.doneUnsafe(stop, Exit.succeed("Shutdown"))
       yield* Effect.raceFirst(idle.await, sleepLive(10_000))
-      yield* logger.flush
-      yield* Scope.close(fibers, Exit.void)
+      // a server that holds the connection and never answers must not hold up the end
+      yield* Effect.raceFirst(Effect.andThen(logger.flush, Scope.close(fibers, Exit.void)), sleepLive(10_000))
       if (running.size > 0) {
         yield* Effect.logWarning(`${running.size} attempts could not be ended in time; the reaper will`)
       }
