@@ -357,6 +357,35 @@ test("the trace of the caller that enqueued goes on in the handler", () =>
     )
   }))
 
+it.live(
+  "leases are renewed also where the session's default isolation is another",
+  () =>
+    Effect.gen(function* () {
+      const release = yield* Deferred.make<void>()
+      yield* whileWorking(
+        Work.toLayer(() => Effect.as(Deferred.await(release), { doubled: 0 })),
+        Effect.gen(function* () {
+          const { jobId } = yield* Jobs.enqueue(Work, { n: 1 })
+          const first = yield* until(jobId, ({ status }) => status === "LEASED")
+          yield* until(
+            jobId,
+            ({ leaseExpiresAt }) =>
+              Option.isSome(leaseExpiresAt) &&
+              Option.isSome(first.leaseExpiresAt) &&
+              DateTime.isGreaterThan(leaseExpiresAt.value, first.leaseExpiresAt.value)
+          )
+          yield* Deferred.succeed(release, undefined)
+          assert.strictEqual((yield* ended(jobId)).status, "SUCCEEDED")
+        })
+      )
+    }).pipe(
+      Effect.provide(
+        TestDatabase.layerWith({ startupParameters: { default_transaction_isolation: "repeatable read" } })
+      )
+    ),
+  30_000
+)
+
 test("never runs more at once than its slots", () =>
   Effect.gen(function* () {
     const now = yield* Ref.make(0)

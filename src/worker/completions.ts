@@ -67,7 +67,14 @@ export const make = (leaseMillis: number): Effect.Effect<Completions, never, Sql
         isGathering = false
         return Effect.void
       }
-      return Effect.andThen(writeBatch(batch), drain)
+      const written = Effect.catchCause(writeBatch(batch), (cause) =>
+        // whoever waits must hear of it, or no later ending would be written either
+        Effect.andThen(
+          Effect.logError("Endings could not be written", cause),
+          answerAll(batch, () => Result.fail(new QueryFailed({})))
+        )
+      )
+      return Effect.andThen(written, drain)
     })
 
     const once = (completion: Completion) =>

@@ -58,22 +58,26 @@ export const keep = (
   const onConnection = Effect.gen(function* () {
     const sql = yield* SqlClient
     const connection = yield* sql.reserve
-    yield* Effect.forever(
-      Effect.gen(function* () {
+    yield* Effect.gen(function* () {
+      // a statement of its own runs in the default of the session, which need not be ours
+      yield* Effect.acquireRelease(sql`SET default_transaction_isolation = 'read committed'`, () =>
+        Effect.ignore(sql`RESET default_transaction_isolation`)
+      )
+      while (true) {
         const all = running()
         const isComplete = all.length === 0 || (yield* beat(all, leaseMillis))
-        yield* expire
         yield* sleepLive(isComplete ? pause : soon)
-      })
-    ).pipe(Effect.provideService(sql.transactionService, [connection, 0] as const))
+      }
+    }).pipe(Effect.provideService(sql.transactionService, [connection, 0] as const))
   }).pipe(Effect.scoped)
 
-  return onConnection.pipe(
+  const beating = onConnection.pipe(
     Effect.tapCause((cause) => Effect.logWarning("Leases could not be renewed; trying again", cause)),
     Effect.ignoreCause,
-    Effect.andThen(expire),
     Effect.andThen(sleepLive(soon)),
     Effect.withTracerEnabled(false),
     Effect.forever
   )
+  // beside it: a server that never answers holds up a beat, and must not hold up the judgement
+  return Effect.raceFirst(beating, Effect.forever(Effect.andThen(sleepLive(soon), expire)))
 }

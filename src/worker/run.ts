@@ -32,7 +32,7 @@ export interface Environment {
 }
 
 // how long an interrupted handler may take to let go, before its attempt is ended without it
-const letGo = "5 seconds"
+const letGoMillis = 5000
 
 const failure = (lease: Lease, failed: JobFailure): Completion => ({
   _tag: "Failure",
@@ -109,9 +109,11 @@ export const run = Effect.fnUntraced(function* (
   if (typeof ended !== "string") {
     completion = endingOf(lease, ended)
   } else {
-    yield* Effect.raceFirst(Fiber.interrupt(fiber), sleepLive(5000)).pipe(Effect.asVoid)
+    yield* Effect.raceFirst(Fiber.interrupt(fiber), sleepLive(letGoMillis)).pipe(Effect.asVoid)
     if (fiber.pollUnsafe() === undefined) {
-      yield* Effect.logError(`The handler of ${jobType} has not let go after ${letGo}; its attempt ends without it`)
+      yield* Effect.logError(
+        `The handler of ${jobType} has not let go after ${letGoMillis / 1000} s; its attempt ends without it`
+      )
     }
     completion = ended === "LeaseLost" ? undefined : failure(lease, stoppedBy[ended])
   }
