@@ -102,17 +102,8 @@ const upsertOnce = Effect.fnUntraced(function* (record: string) {
       INSERT INTO runledger.job_definitions AS d (${sql.literal(settingColumns)}, created_at, updated_at)
       SELECT ${sql.literal(settingColumns)}, at, at FROM input
       ON CONFLICT (job_type) DO UPDATE SET
-        version = EXCLUDED.version,
-        max_attempts = EXCLUDED.max_attempts,
-        default_timeout_seconds = EXCLUDED.default_timeout_seconds,
-        default_priority = EXCLUDED.default_priority,
         is_enabled = EXCLUDED.is_enabled,
-        retry_initial_ms = EXCLUDED.retry_initial_ms,
-        retry_factor = EXCLUDED.retry_factor,
-        retry_max_ms = EXCLUDED.retry_max_ms,
-        retry_jitter = EXCLUDED.retry_jitter,
-        retry_overrides = EXCLUDED.retry_overrides,
-        updated_at = EXCLUDED.updated_at
+        ${sql.literal(contractsColumns)}
       WHERE (
         d.version, d.max_attempts, d.default_timeout_seconds, d.default_priority, d.is_enabled, d.retry_initial_ms,
         d.retry_factor, d.retry_max_ms, d.retry_jitter, d.retry_overrides
@@ -209,16 +200,7 @@ export const declare: (contract: AnyContract) => Effect.Effect<boolean, QueryErr
             SELECT FROM runledger.job_definitions d WHERE d.job_type = i.job_type AND d.version >= i.version
           )
           ON CONFLICT (job_type) DO UPDATE SET
-            version = EXCLUDED.version,
-            max_attempts = EXCLUDED.max_attempts,
-            default_timeout_seconds = EXCLUDED.default_timeout_seconds,
-            default_priority = EXCLUDED.default_priority,
-            retry_initial_ms = EXCLUDED.retry_initial_ms,
-            retry_factor = EXCLUDED.retry_factor,
-            retry_max_ms = EXCLUDED.retry_max_ms,
-            retry_jitter = EXCLUDED.retry_jitter,
-            retry_overrides = EXCLUDED.retry_overrides,
-            updated_at = EXCLUDED.updated_at
+            ${sql.literal(contractsColumns)}
           WHERE d.version < EXCLUDED.version
           RETURNING job_type
         )
@@ -374,6 +356,18 @@ const decodeDefinitions = Schema.decodeUnknownEffect(Schema.Array(DefinitionRow)
 const settingColumns = `
   job_type, version, max_attempts, default_timeout_seconds, default_priority, is_enabled, retry_initial_ms, retry_factor,
   retry_max_ms, retry_jitter, retry_overrides`
+
+// what a contract decides; whether the type is enabled belongs to the operator
+const contractsColumns = `version = EXCLUDED.version,
+        max_attempts = EXCLUDED.max_attempts,
+        default_timeout_seconds = EXCLUDED.default_timeout_seconds,
+        default_priority = EXCLUDED.default_priority,
+        retry_initial_ms = EXCLUDED.retry_initial_ms,
+        retry_factor = EXCLUDED.retry_factor,
+        retry_max_ms = EXCLUDED.retry_max_ms,
+        retry_jitter = EXCLUDED.retry_jitter,
+        retry_overrides = EXCLUDED.retry_overrides,
+        updated_at = EXCLUDED.updated_at`
 
 const recordColumns = `
   job_type text, version integer, max_attempts integer, default_timeout_seconds integer, default_priority integer,
