@@ -1,13 +1,14 @@
 /**
  * The error of every operation, generic in the reasons that the operation can raise.
  */
+import type * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { classifyRead } from "./internal/classify.ts"
-import { classified } from "./internal/transaction.ts"
+import { reasonIn } from "./internal/transaction.ts"
 import { QueryFailed, type ReadReason, type Reason, type WriteReason } from "./Reason.ts"
 
 type StorageError = SqlError | Schema.SchemaError
@@ -75,9 +76,11 @@ export const writing =
   <A, E extends Reason, R>(
     self: Effect.Effect<A, E | StorageError, R>
   ): Effect.Effect<A, QueryError<E | WriteReason>, R | SqlClient> =>
-    Effect.mapError(
-      classified<A, E | Schema.SchemaError, R>(self),
-      (reason) => new QueryError({ operation, reason: Schema.isSchemaError(reason) ? undecodable() : reason })
+    Effect.catch(self, (error) =>
+      Effect.contextWith((context: Context.Context<SqlClient>) => {
+        const reason = reasonIn<E | Schema.SchemaError>(context, error)
+        return Effect.fail(new QueryError({ operation, reason: Schema.isSchemaError(reason) ? undecodable() : reason }))
+      })
     ).pipe(Effect.withSpan(operation, undefined, span))
 
 // a row that does not decode is kept out of the error: what the decoder says may quote it

@@ -2,6 +2,7 @@
  * Transactions of our own, and statements that may wait for a lock.
  */
 import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { BeginTransaction, type SqlClient } from "effect/sql/SqlClient"
@@ -52,17 +53,18 @@ export const transaction = <A, E, R>(
     )
   })
 
+/** What a failure means in the context of a statement that stands for itself. */
+export const reasonIn = <E>(context: Context.Context<SqlClient>, error: E | SqlError): E | WriteReason => {
+  if (!isSqlError(error)) return error
+  // a statement of the caller's transaction does not commit by itself
+  const commits = Context.getOrUndefined(context, Sql.clientOf(context).transactionService) === undefined
+  return classifyWrite(error, Context.get(context, ConstraintClassifier), commits)
+}
+
 /** Turns failures of the database into reasons, as those of statements that stand for themselves. */
 export const classified = <A, E, R>(
   self: Effect.Effect<A, E | SqlError, R>
-): Effect.Effect<A, E | WriteReason, R | SqlClient> => Effect.catch(self, reasonOf)
-
-const reasonOf = Effect.fnUntraced(function* <E>(
-  error: E | SqlError
-): Effect.fn.Return<never, E | WriteReason, SqlClient> {
-  if (!isSqlError(error)) return yield* Effect.fail(error)
-  const own = yield* ConstraintClassifier
-  // a statement of the caller's transaction does not commit by itself
-  const commits = !(yield* Sql.inTransaction(yield* Sql.client))
-  return yield* Effect.fail(classifyWrite(error, own, commits))
-})
+): Effect.Effect<A, E | WriteReason, R | SqlClient> =>
+  Effect.catch(self, (error) =>
+    Effect.contextWith((context: Context.Context<SqlClient>) => Effect.fail(reasonIn(context, error)))
+  )

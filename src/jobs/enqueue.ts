@@ -3,6 +3,7 @@ import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { Row } from "effect/sql/SqlConnection"
+import type { SqlError } from "effect/sql/SqlError"
 import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import { isJobId, isJson, isNumber, isStatus, isString } from "../internal/row.ts"
@@ -105,7 +106,14 @@ export const enqueue: {
     payload: Json,
     options?: EnqueueOptions
   ): Effect.Effect<Enqueued, QueryError<EnqueueReason>, SqlClient>
-} = Effect.fnUntraced(function* (job: string | AnyContract, payload: unknown, options?: EnqueueOptions) {
+} = (job: string | AnyContract, payload: unknown, options?: EnqueueOptions) =>
+  writing("Jobs.enqueue")(Effect.suspend(() => enqueued(job, payload, options)))
+
+const enqueued = (
+  job: string | AnyContract,
+  payload: unknown,
+  options: EnqueueOptions | undefined
+): Effect.Effect<Enqueued, EnqueueReason | SqlError, SqlClient> => {
   const typed = typeof job === "string" ? undefined : job
   const jobType = typeof job === "string" ? job : job.jobType
   // whether it is JSON is checked with everything else
@@ -118,21 +126,23 @@ export const enqueue: {
           0,
           ""
         )
-  if (Result.isFailure(checked)) return yield* checked.failure
+  if (Result.isFailure(checked)) return Effect.fail(checked.failure)
   const request = checked.success
-  if (request.identity === undefined && request.stage === "queued") {
-    const jobId = yield* insertOne(request, yield* traceParent)
-    if (jobId !== undefined) {
-      if (typed !== undefined) yield* declareSoon([typed])
-      if (isDue(request)) yield* markDue([jobType])
-      return { jobId, status: "PENDING", runNumber: 1, disposition: "inserted" } as const
-    }
+  const declaring = typed === undefined ? Effect.void : declareSoon([typed])
+  const several = Effect.gen(function* () {
+    const [answer] = yield* run([request])
+    yield* declaring
+    return yield* answer === undefined ? new QueryFailed({}) : Effect.fromResult(answer)
+  })
+  if (request.identity !== undefined || request.stage !== "queued") return several
+  return Effect.flatMap(insertOne(request), (jobId) => {
     // the statement for many says what is wrong with the definition
-  }
-  const [answer] = yield* run([request])
-  if (typed !== undefined) yield* declareSoon([typed])
-  return yield* answer === undefined ? new QueryFailed({}) : Effect.fromResult(answer)
-}, writing("Jobs.enqueue"))
+    if (jobId === undefined) return several
+    const answer = { jobId, status: "PENDING", runNumber: 1, disposition: "inserted" } as const
+    const telling = isDue(request) ? Effect.as(markDue([jobType]), answer) : Effect.succeed(answer)
+    return typed === undefined ? telling : Effect.andThen(declaring, telling)
+  })
+}
 
 /**
  * Enqueues many jobs, each answered on its own, in the order given: the job it led to, or why it did not lead to one. The
@@ -302,6 +312,7 @@ const isNames = (value: unknown): value is ReadonlyArray<string> | null =>
  */
 const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>, keyed: boolean) {
   const { sql, instant } = yield* Sql.clocked
+  const trace = traceParent(yield* Effect.context())
   const records = items
     .map((item, rank) => ({ ordinal: item.ordinal, text: recordOf(item, rank) }))
     .sort((a, b) => a.ordinal - b.ordinal)
@@ -309,7 +320,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
   const staged = items.some(({ stage }) => stage !== "queued")
   return yield* sql`
     WITH input AS MATERIALIZED (
-      SELECT ${instant} AS at, ${yield* traceParent}::text AS trace_parent ${sql.literal(keyed ? `, ${patience}` : "")}
+      SELECT ${instant} AS at, ${trace}::text AS trace_parent ${sql.literal(keyed ? `, ${patience}` : "")}
     ), item AS MATERIALIZED (
       SELECT
         runledger.uuidv7() AS id,
