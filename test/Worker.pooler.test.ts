@@ -1,6 +1,6 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Layer, Option, Redacted, Schedule, Schema, type Scope } from "effect"
+import { DateTime, Deferred, Effect, Layer, Option, Redacted, Schedule, Schema, type Scope } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Job from "../src/Job.ts"
 import { JobExecution } from "../src/JobExecution.ts"
@@ -31,13 +31,26 @@ const until = (jobId: Jobs.JobId, isSo: (job: Jobs.JobRecord) => boolean) =>
 
 const succeeded = (jobId: Jobs.JobId) => until(jobId, ({ status }) => status === "SUCCEEDED")
 
+/** Waits for a heartbeat of a first attempt. */
+const renewed = Effect.fnUntraced(function* (jobId: Jobs.JobId) {
+  const expiry = (job: Jobs.JobRecord) =>
+    Option.match(job.leaseExpiresAt, { onNone: () => 0, onSome: DateTime.toEpochMillis })
+  const leased = yield* until(jobId, ({ status }) => status === "LEASED")
+  const later = yield* until(jobId, (job) => expiry(job) > expiry(leased))
+  assert.strictEqual(later.attempt, 1)
+})
+
 /** Everything through a pooler: the worker, the reaper, the listener, and the test itself. */
 const pooled = (
   listens: Pooler.Listens,
-  body: (pooler: Pooler.Pooler) => Effect.Effect<void, unknown, PgClient.PgClient | SqlClient | Scope.Scope>
+  body: (pooler: Pooler.Pooler) => Effect.Effect<void, unknown, PgClient.PgClient | SqlClient | Scope.Scope>,
+  isolation = "read committed"
 ) =>
   Effect.gen(function* () {
     const database = yield* TestDatabase.create({ migrated: true })
+    yield* SqlClient.use(
+      (sql) => sql`ALTER DATABASE ${sql(database)} SET default_transaction_isolation = ${sql.literal(`'${isolation}'`)}`
+    ).pipe(Effect.provide(TestDatabase.client(database, { maxConnections: 1 })))
     const pooler = yield* Pooler.start(TestDatabase.url(database), { backends: 3, listens })
     const client = PgClient.layer({ url: Redacted.make(pooler.url), prepare: false, maxConnections: 6 })
     yield* Effect.scoped(body(pooler)).pipe(Effect.provide(client))
@@ -132,20 +145,34 @@ it.live.each(["refused", "ignored"] as const)(
         yield* until(canceled.jobId, ({ status }) => status === "CANCELED")
 
         const long = yield* Jobs.enqueue(Work, { how: "long" })
-        const leased = yield* until(long.jobId, ({ status }) => status === "LEASED")
-        yield* until(
-          long.jobId,
-          ({ leaseExpiresAt }) =>
-            Option.isSome(leaseExpiresAt) &&
-            Option.isSome(leased.leaseExpiresAt) &&
-            leaseExpiresAt.value.epochMilliseconds > leased.leaseExpiresAt.value.epochMilliseconds
-        )
+        yield* renewed(long.jobId)
         yield* Deferred.succeed(release, undefined)
         assert.deepStrictEqual((yield* succeeded(long.jobId)).output, Option.some({ attempt: 1 }))
 
         assert.isAbove(pooler.listens(), 0, "the listener has tried")
         assert.strictEqual(pooler.spread(), 3, "and its connections were served by all backends")
       })
+    ),
+  60_000
+)
+
+it.live(
+  "leases are renewed also where the default isolation is another, and no session can be told otherwise",
+  () =>
+    pooled(
+      "ignored",
+      Effect.fnUntraced(function* () {
+        const release = yield* Deferred.make<void>()
+        const WorkLive = Work.toLayer(() => Effect.as(Deferred.await(release), { attempt: 1 }))
+        yield* Layer.build(
+          Layer.provide(Worker.layer({ jobs: [Work], pollInterval: "50 millis", lease: "3 seconds" }), WorkLive)
+        )
+        const { jobId } = yield* Jobs.enqueue(Work, { how: "long" })
+        yield* renewed(jobId)
+        yield* Deferred.succeed(release, undefined)
+        yield* succeeded(jobId)
+      }),
+      "repeatable read"
     ),
   60_000
 )

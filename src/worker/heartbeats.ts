@@ -2,26 +2,44 @@
  * Renews the leases of all jobs at work, together, on a connection that handlers and completions do not share: a pool that
  * handlers have exhausted must not cost them their leases.
  */
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import { SqlClient } from "effect/sql/SqlClient"
 import { sleepLive } from "../internal/busy.ts"
 import { chunksOf } from "../internal/chunks.ts"
+import type { Lease } from "../Job.ts"
 import { heartbeatMany } from "../jobs/lease.ts"
 import { maxBatch } from "../jobs/limits.ts"
 import { monotonicMillis, type Running } from "./running.ts"
 
 const lose = (running: Running) => Deferred.succeed(running.stop, "LeaseLost")
 
+/**
+ * A pooler may give each statement another session, which does not know what we told the last one: then each runs in a
+ * transaction that says it, on a connection of the pool.
+ */
+const renew = Effect.fnUntraced(function* (leases: ReadonlyArray<Lease>, leaseMillis: number) {
+  const sql = yield* SqlClient
+  const renewing = heartbeatMany(leases, { extend: leaseMillis })
+  return yield* Effect.catch(renewing, (error) =>
+    error.reason._tag === "UnsupportedIsolation"
+      ? Effect.updateContext(renewing, (context: Context.Context<SqlClient>) =>
+          Context.add(Context.omit(sql.transactionService)(context), SqlClient, sql)
+        )
+      : Effect.fail(error)
+  )
+})
+
 /** One beat. Returns whether all that were asked for were answered. */
 const beat = Effect.fnUntraced(function* (all: ReadonlyArray<Running>, leaseMillis: number) {
   let isComplete = true
   for (const chunk of chunksOf(all, maxBatch, () => 1)) {
     const sentAt = monotonicMillis()
-    const answers = yield* heartbeatMany(
+    const answers = yield* renew(
       chunk.map(({ job }) => job.lease),
-      { extend: leaseMillis }
+      leaseMillis
     )
     for (const [i, running] of chunk.entries()) {
       const answer = answers[i]
