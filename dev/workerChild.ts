@@ -122,6 +122,11 @@ process.stdin.resume().once("close", () => process.exit(3))
 
 process.once("SIGTERM", () => console.log("stopping"))
 
+process.on("SIGUSR2", () => {
+  const { system, user } = process.cpuUsage()
+  console.log(`cpu ${Math.round((system + user) / 1000)}`)
+})
+
 runMain(
   Effect.scoped(
     Effect.gen(function* () {
