@@ -24,6 +24,21 @@ const temporaryFolder = Effect.acquireRelease(
 
 const write = (folder: string, name: string, text: string) => Effect.promise(() => writeFile(join(folder, name), text))
 
+const writeMany = (folder: string, files: number) =>
+  Effect.forEach(
+    Array.from({ length: files }, (_, i) => i),
+    (i) => write(folder, `${i}.txt`, `${i}\n`),
+    { concurrency: 16, discard: true }
+  )
+
+/** Waits for the first job that has succeeded. */
+const underWay = SqlClient.use((sql) =>
+  sql`SELECT FROM runledger.job_queue WHERE status = 'SUCCEEDED' LIMIT 1`.pipe(
+    Effect.repeat({ until: (rows) => rows.length > 0, schedule: Schedule.spaced("5 millis") }),
+    Effect.timeout("20 seconds")
+  )
+)
+
 /** Starts the quick start on a folder; it is killed with the scope. */
 const start = Effect.fnUntraced(function* (database: string, folder: string) {
   const output = { text: "" }
@@ -49,7 +64,7 @@ const start = Effect.fnUntraced(function* (database: string, folder: string) {
   )
   return {
     output,
-    interrupt: Effect.sync(() => child.kill("SIGINT")),
+    signal: (name: "SIGINT" | "SIGKILL") => Effect.sync(() => child.kill(name)),
     exit: Effect.timeout(Fiber.join(exited), "40 seconds")
   }
 })
@@ -113,20 +128,13 @@ it.live(
     Effect.gen(function* () {
       const folder = yield* temporaryFolder
       const files = 2000
-      yield* Effect.forEach(
-        Array.from({ length: files }, (_, i) => i),
-        (i) => write(folder, `${i}.txt`, `${i}\n`),
-        { concurrency: 16, discard: true }
-      )
+      yield* writeMany(folder, files)
       const database = yield* TestDatabase.create({ migrated: true })
       yield* Effect.gen(function* () {
         const sql = yield* SqlClient
-        const { exit, interrupt, output } = yield* start(database, folder)
-        yield* sql`SELECT FROM runledger.job_queue WHERE status = 'SUCCEEDED' LIMIT 1`.pipe(
-          Effect.repeat({ until: (rows) => rows.length > 0, schedule: Schedule.spaced("5 millis") }),
-          Effect.timeout("20 seconds")
-        )
-        yield* interrupt
+        const { exit, output, signal } = yield* start(database, folder)
+        yield* underWay
+        yield* signal("SIGINT")
         assert.strictEqual(yield* exit, 130, output.text)
         assert.include(output.text, "Stopped: 0 leased, ")
         assert.strictEqual(yield* count("LEASED"), 0)
@@ -141,6 +149,53 @@ it.live(
         const [row] = yield* sql`SELECT count(*)::int4 AS runs FROM runledger.job_attempts WHERE ended_as = 'SUCCEEDED'`
         assert.strictEqual(row?.runs, files)
       }).pipe(Effect.provide(TestDatabase.client(database)))
+    }),
+  90_000
+)
+
+it.live(
+  "kill -9 in the middle costs nothing but time: the next run finishes everything and enqueues nothing twice",
+  () =>
+    Effect.gen(function* () {
+      const folder = yield* temporaryFolder
+      const files = 2000
+      yield* writeMany(folder, files)
+      const database = yield* TestDatabase.create({ migrated: true })
+      yield* Effect.gen(function* () {
+        const sql = yield* SqlClient
+        const { exit, output, signal } = yield* start(database, folder)
+        yield* underWay
+        yield* signal("SIGKILL")
+        assert.strictEqual(yield* exit, "SIGKILL", output.text)
+        // what the server was doing for it comes to an end
+        yield* sql`
+          SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'test'`.pipe(
+          Effect.repeat({ until: (rows) => rows.length === 0, schedule: Schedule.spaced("10 millis") }),
+          Effect.timeout("20 seconds")
+        )
+        const before = yield* Jobs.count({ scope: TenantScope.admin, jobType: "file.count" })
+        const done = yield* count("SUCCEEDED")
+        assert.isAbove(done, 0)
+        assert.isBelow(done, files)
+
+        const next = yield* run(database, folder)
+        const [, added = "", found = ""] = /([\d,]+) new jobs?, ([\d,]+) there already/.exec(next) ?? []
+        assert.deepStrictEqual(
+          [added, found].map((shown) => Number(shown.replace(",", ""))),
+          [files + 1 - before, before]
+        )
+        assert.match(next, /total +2,000 /)
+        assert.strictEqual(yield* count("SUCCEEDED"), files)
+        assert.strictEqual(yield* count("DEAD_LETTERED"), 1)
+        assert.deepStrictEqual(
+          yield* sql`
+            SELECT count(*)::int4 AS jobs, count(DISTINCT payload ->> 'path')::int4 AS paths
+            FROM runledger.job_queue`,
+          [{ jobs: files + 1, paths: files + 1 }]
+        )
+        const [row] = yield* sql`SELECT count(*)::int4 AS runs FROM runledger.job_attempts WHERE ended_as = 'SUCCEEDED'`
+        assert.strictEqual(row?.runs, files)
+      }).pipe(Effect.provide(TestDatabase.client(database, { applicationName: "test" })))
     }),
   90_000
 )
