@@ -53,6 +53,24 @@ describe("documentation", () => {
     rmSync(folder, { recursive: true, force: true })
   })
 
+  it("shows on its first screen what examples/first-screen.ts is, which a test runs", () => {
+    const [shown = ""] = blocks(readFileSync(join(root, "README.md"), "utf8"))
+    const example = readFileSync(join(root, "examples/first-screen.ts"), "utf8")
+      .replaceAll(/^export /gm, "")
+      .replace("../src/index.ts", "effect-runledger")
+    const isImport = (line: string) => line.startsWith("import ")
+    const [ofReadme, ofExample] = [shown, example].map((code) => ({
+      imports: code.split("\n").filter(isImport).sort(),
+      // an export makes a line longer, and the formatter breaks it elsewhere
+      rest: code
+        .split("\n")
+        .filter((line) => !isImport(line))
+        .join("")
+        .replaceAll(/\s/g, "")
+    }))
+    assert.deepStrictEqual(ofExample, ofReadme)
+  })
+
   it("covers every public operation: what it does, how it fails, an example", () => {
     const undocumented: Array<string> = []
     let operations = 0

@@ -1,9 +1,10 @@
 import { assert, it } from "@effect/vitest"
-import { DateTime, Effect, Layer, Option, Ref, Schedule } from "effect"
+import { ConfigProvider, DateTime, Effect, Layer, Option, Ref, Schedule } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { Backfill, BackfillLive } from "../examples/continuation.ts"
 import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
+import * as FirstScreen from "../examples/first-screen.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
@@ -28,6 +29,42 @@ const until = (jobId: Jobs.JobId, isSo: (job: Jobs.JobRecord) => boolean) =>
 const ended = (jobId: Jobs.JobId) => until(jobId, (job) => job.isTerminal)
 
 const quick = { pollInterval: "20 millis", drainTimeout: "1 second" } as const
+
+it.live(
+  "the first screen of the README: an order is placed, and its mail is sent, on a database that was empty",
+  () =>
+    Effect.gen(function* () {
+      const database = yield* TestDatabase.create({ migrated: false })
+      const sent = yield* Ref.make<ReadonlyArray<string>>([])
+      const mailer = Layer.succeed(FirstScreen.Mailer, {
+        send: (to, subject) =>
+          Effect.as(
+            Ref.update(sent, (before) => [...before, `${to}: ${subject}`]),
+            "message-1"
+          )
+      })
+      const main = FirstScreen.Main.pipe(
+        Layer.provide(mailer),
+        Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown({ DATABASE_URL: TestDatabase.url(database) })))
+      )
+      yield* Effect.gen(function* () {
+        yield* Layer.build(main)
+        const sql = yield* SqlClient
+        yield* sql`CREATE TABLE orders (id text PRIMARY KEY, email text NOT NULL)`
+        yield* FirstScreen.placeOrder("1", "ada@example.com")
+        // the order is there already: nothing is enqueued for it
+        yield* Effect.flip(FirstScreen.placeOrder("1", "grace@example.com"))
+        const { jobType } = FirstScreen.SendEmail
+        const [job, ...others] = yield* Jobs.list({ scope: TenantScope.global, jobType, limit: 10 })
+        assert.isEmpty(others)
+        if (job === undefined) return yield* Effect.die("there is one")
+        assert.deepStrictEqual((yield* ended(job.id)).output, Option.some({ messageId: "message-1" }))
+        assert.deepStrictEqual(yield* Ref.get(sent), ["ada@example.com: Thanks"])
+        assert.deepStrictEqual(yield* sql`SELECT id, email FROM orders`, [{ id: "1", email: "ada@example.com" }])
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.client(database)))
+    }),
+  30_000
+)
 
 example("enqueue: the job exists if and only if the order does", () =>
   Effect.gen(function* () {
