@@ -15,7 +15,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
-import type { FailureKind } from "./Job.ts"
+import type { DeadLetterReason, FailureKind } from "./Job.ts"
 import type { RetryPolicy } from "./JobDefinitions.ts"
 import { JobExecution } from "./JobExecution.ts"
 
@@ -113,14 +113,19 @@ export interface DeadLetter {
   readonly runNumber: number
   readonly attempt: number
   readonly payload: Schema.Json
+  /** The latest that was stored. */
   readonly checkpoint: Schema.Json | undefined
+  readonly reason: DeadLetterReason
   readonly code: string
   readonly message: string
 }
 
 /** What a handler is registered with, beside its function. */
 export interface HandlerOptions<R> {
-  /** Called once a job of this type ended in the dead letters here; best effort, at most 10 seconds. */
+  /**
+   * Called once a job of this type ended in the dead letters: by the worker whose attempt was the last, or by the reaper that
+   * found its process gone, if that was given the job. Best effort, at most 10 seconds.
+   */
   readonly onDeadLetter?: ((letter: DeadLetter) => Effect.Effect<void, never, R>) | undefined
 }
 

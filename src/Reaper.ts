@@ -3,20 +3,33 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
+import type { AnyContract, Handler } from "./JobContract.ts"
 import { maxBatch } from "./jobs/limits.ts"
-import { type Reaped, type ReapedLease, reapExpiredLeases } from "./jobs/reap.ts"
+import { get } from "./jobs/read.ts"
+import { leaseExpired, type Reaped, type ReapedLease, reapExpiredLeases } from "./jobs/reap.ts"
 import { QueryError } from "./QueryError.ts"
 import { InvalidArgument } from "./Reason.ts"
+import * as TenantScope from "./TenantScope.ts"
+import { type HandlersOf, handlersOf } from "./worker/handlers.ts"
 
-/** How to reap. */
-export interface ReaperOptions {
+/** How to reap, and whose dead-letter hooks to call. */
+export interface ReaperOptions<Jobs extends ReadonlyArray<AnyContract> = readonly []> {
+  /**
+   * The jobs whose handlers are told of what is buried here, by their `onDeadLetter`: the last attempt ended with its process.
+   * Default: none. At most 8 at a time, for at most 10 seconds each; reaping does not wait for it. What it fails with is logged.
+   *
+   * It is best effort, as {@link onReaped}; when the layer is closed, hooks that have begun may end.
+   */
+  readonly jobs?: Jobs | undefined
   /** The time between two passes, give or take a fifth; default 15 seconds, at least 1 and at most 2,147,483,647 milliseconds. */
   readonly interval?: Duration.Input | undefined
   /** How many leases one transaction ends at most: 1 to 1,000, default 500. A pass takes as many batches as there are. */
@@ -46,40 +59,64 @@ const maxPause = 30_000
 
 /**
  * Calls `Jobs.reapExpiredLeases` at once and then every interval, until the layer is closed. Any number of processes may do
- * so; at least one must, or the jobs of a process that died are never run again.
+ * so; at least one must, or the jobs of a process that died are never run again. Requires the handlers of exactly `jobs`.
  *
  * Goes on whatever happens: when the database fails it logs a warning and tries again after 1 to 30 seconds. Jobs that the
  * database does not let us write are logged at warning as well. Counts what it does in {@link leasesReaped}.
  *
- * Fails with `InvalidArgument` (`interval`, `limit`) when it is built, and never later.
+ * Fails with `InvalidArgument` (`interval`, `limit`, `jobs`) when it is built, and never later.
  *
  * @example
  * ```ts
- * import { Effect } from "effect"
- * import { Reaper } from "effect-runledger"
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Job, Reaper } from "effect-runledger"
+ *
+ * class Greet extends Job.make("greet", { payload: { name: Schema.String } }) {}
+ *
+ * const GreetLive = Greet.toLayer(({ name }) => Effect.log(`Hello, ${name}`), {
+ *   onDeadLetter: ({ jobId, reason }) => Effect.logError("Nobody was greeted", jobId, reason)
+ * })
  *
  * const Live = Reaper.layer({
+ *   jobs: [Greet],
  *   interval: "10 seconds",
  *   onReaped: (lease) => Effect.logWarning("A worker was lost", lease.workerId)
- * })
+ * }).pipe(Layer.provide(GreetLive))
  * ```
  */
-export const layer = (options: ReaperOptions = {}): Layer.Layer<never, QueryError<InvalidArgument>, SqlClient> =>
+export const layer = <const Jobs extends ReadonlyArray<AnyContract> = readonly []>(
+  options: ReaperOptions<Jobs> = {}
+): Layer.Layer<never, QueryError<InvalidArgument>, SqlClient | HandlersOf<Jobs>> =>
   Layer.effectDiscard(
     Effect.gen(function* () {
       const interval = Args.millis(options.interval ?? "15 seconds") ?? 0
       const limit = options.limit ?? 500
-      const reason =
+      const invalid =
         interval < 1 || interval > Args.maxInt
           ? new InvalidArgument({ argument: "interval", rule: `must last between 1 and ${Args.maxInt} milliseconds` })
           : Args.integer("limit", limit, 1, maxBatch)
-      if (reason !== undefined) return yield* new QueryError({ operation: "Reaper.layer", reason })
-      const tell = options.onReaped === undefined ? () => Effect.void : yield* callbacks(options.onReaped)
-      yield* Effect.forkScoped(loop(interval, limit, tell))
-    }).pipe(Effect.annotateLogs({ module: "Reaper" }))
+      if (invalid !== undefined) return yield* invalid
+      const handlers = yield* handlersOf(options.jobs)
+      const tellHandlers = handlers.size === 0 ? tellNobody : yield* callbacks("onDeadLetter", hooks(handlers))
+      const { onReaped } = options
+      const tellCaller =
+        onReaped === undefined
+          ? tellNobody
+          : yield* callbacks("onReaped", (lease) => Effect.timeout(onReaped(lease), callbackTime))
+      const toTell = (leases: ReadonlyArray<ReapedLease>) =>
+        leases.filter(({ jobType, disposition }) => disposition._tag === "DeadLettered" && handlers.has(jobType))
+      yield* Effect.forkScoped(
+        loop(interval, limit, (leases) => Effect.andThen(tellHandlers(toTell(leases)), tellCaller(leases)))
+      )
+    }).pipe(
+      Effect.catch((reason) => Effect.fail(new QueryError({ operation: "Reaper.layer", reason }))),
+      Effect.annotateLogs({ module: "Reaper" })
+    )
   )
 
 type Tell = (leases: ReadonlyArray<ReapedLease>) => Effect.Effect<void>
+
+const tellNobody: Tell = () => Effect.void
 
 const loop = (interval: number, limit: number, tell: Tell): Effect.Effect<never, never, SqlClient> =>
   Effect.suspend(() => {
@@ -124,27 +161,42 @@ const report = Effect.fnUntraced(function* ({ leases, postponed }: Reaped) {
   }
 })
 
-/** Runs `onReaped` for the leases that it is told of, beside the loop. */
-const callbacks = Effect.fnUntraced(function* (
-  onReaped: NonNullable<ReaperOptions["onReaped"]>
-): Effect.fn.Return<Tell, never, Scope.Scope> {
+/** Runs `call` for the leases that it is told of, beside the loop. */
+const callbacks = Effect.fnUntraced(function* <R>(
+  name: string,
+  call: (lease: ReapedLease) => Effect.Effect<void, unknown, R>
+): Effect.fn.Return<Tell, never, R | Scope.Scope> {
   const waiting = yield* Queue.dropping<ReapedLease>(maxWaiting)
-  const call = (lease: ReapedLease) =>
-    Effect.suspend(() => onReaped(lease)).pipe(
-      Effect.timeout(callbackTime),
+  const callOne = (lease: ReapedLease) =>
+    Effect.suspend(() => call(lease)).pipe(
       Effect.catchCause((cause) =>
-        Effect.logWarning("onReaped failed", cause).pipe(Effect.annotateLogs({ jobId: lease.jobId }))
+        Effect.logWarning(`${name} failed`, cause).pipe(Effect.annotateLogs({ jobId: lease.jobId }))
       )
     )
   yield* Queue.take(waiting).pipe(
-    Effect.flatMap(call),
+    Effect.flatMap(callOne),
     Effect.forever,
-    Effect.forkScoped,
-    Effect.replicateEffect(maxCallbacks, { discard: true })
+    Effect.replicateEffect(maxCallbacks, { concurrency: "unbounded", discard: true }),
+    Effect.forkScoped
   )
   return Effect.fnUntraced(function* (leases: ReadonlyArray<ReapedLease>) {
     const dropped = yield* Queue.offerAll(waiting, leases)
-    if (dropped.length > 0)
-      yield* Effect.logWarning(`onReaped is not called for ${dropped.length} leases: too many wait`)
+    if (dropped.length > 0) {
+      yield* Effect.logWarning(`${name} is not called for ${dropped.length} leases: too many wait`)
+    }
   })
 })
+
+/** The dead-letter hook of a job that was buried; once begun it is not interrupted before its time. */
+const hooks = (handlers: ReadonlyMap<string, Handler>) => (lease: ReapedLease) =>
+  Effect.gen(function* () {
+    const { jobId, runNumber, attempt, jobType, disposition } = lease
+    const handler = handlers.get(jobType)
+    // payloads stay out of the batch, where they would all be held at once
+    const job = Option.getOrUndefined(yield* get(TenantScope.admin, jobId))
+    if (handler === undefined || job === undefined || disposition._tag !== "DeadLettered") return
+    const { reason } = disposition
+    const { code, message } = leaseExpired
+    const checkpoint = Option.getOrUndefined(disposition.checkpoint)
+    yield* handler.onDeadLetter({ jobId, runNumber, attempt, payload: job.payload, checkpoint, reason, code, message })
+  }).pipe(Effect.timeout(callbackTime), Effect.forkDetach, Effect.flatMap(Fiber.join), Effect.uninterruptible)

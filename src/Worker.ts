@@ -23,8 +23,9 @@ import type { AnyContract, Handler } from "./JobContract.ts"
 import * as JobDefinitions from "./JobDefinitions.ts"
 import { claim } from "./jobs/claim.ts"
 import { Listener } from "./Notifications.ts"
-import { InvalidArgument } from "./Reason.ts"
+import type { InvalidArgument } from "./Reason.ts"
 import * as Completions from "./worker/completions.ts"
+import { type HandlersOf, handlersOf } from "./worker/handlers.ts"
 import * as Heartbeats from "./worker/heartbeats.ts"
 import * as Logs from "./worker/logs.ts"
 import * as Metrics from "./worker/metrics.ts"
@@ -32,11 +33,9 @@ import { check, fromConfig, type Settings, type WorkerSettings } from "./worker/
 import { type Environment, run } from "./worker/run.ts"
 import { monotonicMillis, type Running, start } from "./worker/running.ts"
 
+export type { HandlersOf } from "./worker/handlers.ts"
 export type { ObservedJob, Observer, WorkerEvent } from "./worker/observer.ts"
 export type { WorkerSettings } from "./worker/options.ts"
-
-/** The handlers that a worker of these jobs needs. */
-export type HandlersOf<Jobs extends ReadonlyArray<AnyContract>> = Jobs[number]["handles"]
 
 /** What a worker runs, and how. */
 export interface WorkerOptions<Jobs extends ReadonlyArray<AnyContract>> extends WorkerSettings {
@@ -75,19 +74,9 @@ export const layer = <const Jobs extends ReadonlyArray<AnyContract>>(
 ): Layer.Layer<never, InvalidArgument, SqlClient | HandlersOf<Jobs>> => {
   const { jobs, ...settings } = options
   return Layer.effectDiscard(
-    Effect.contextWith((context: Context.Context<SqlClient | HandlersOf<Jobs>>) =>
-      Effect.gen(function* () {
-        const handlers = new Map<string, Handler>()
-        for (const job of jobs) {
-          if (handlers.has(job.jobType)) {
-            return yield* new InvalidArgument({ argument: "jobs", rule: `must not hold ${job.jobType} twice` })
-          }
-          const handler = job.handlerIn(context)
-          if (Option.isSome(handler)) handlers.set(job.jobType, handler.value)
-        }
-        yield* make(jobs, handlers, yield* check(settings))
-      })
-    )
+    Effect.gen(function* () {
+      yield* make(jobs, yield* handlersOf(jobs), yield* check(settings))
+    })
   )
 }
 

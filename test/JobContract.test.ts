@@ -901,6 +901,7 @@ it.effect("handler: its services are those of the layer; the run and its scope a
       attempt: 1,
       payload: null,
       checkpoint: undefined,
+      reason: "LEASE_EXPIRED",
       code: "c",
       message: "m"
     })
@@ -928,6 +929,7 @@ it.effect("handler: without a hook, a dead letter is nothing", () =>
       attempt: 1,
       payload: null,
       checkpoint: undefined,
+      reason: "LEASE_EXPIRED",
       code: "c",
       message: "m"
     })

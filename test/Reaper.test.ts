@@ -1,12 +1,27 @@
-import { assert, it } from "@effect/vitest"
-import { type Duration, Effect, Layer, Logger, Metric, Option, Queue } from "effect"
+import { assert, expectTypeOf, it } from "@effect/vitest"
+import {
+  Deferred,
+  type Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Logger,
+  Metric,
+  Option,
+  Queue,
+  Schema,
+  Scope
+} from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
 import { sleepLive } from "../src/internal/busy.ts"
+import * as Job from "../src/Job.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { QueryError } from "../src/QueryError.ts"
 import * as Reaper from "../src/Reaper.ts"
+import type { InvalidArgument } from "../src/Reason.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as FaultySqlClient from "../src/testing/FaultySqlClient.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
@@ -14,11 +29,16 @@ import * as TestDatabase from "./support/TestDatabase.ts"
 let types = 0
 
 /** Jobs whose leases have run out, when the next statement begins. */
-const expired = Effect.fnUntraced(function* (count: number, maxAttempts = 3) {
-  const { jobType } = yield* JobDefinitions.upsert(`reaped.${++types}`)
+const expired = Effect.fnUntraced(function* (count: number, maxAttempts = 3, type = `reaped.${++types}`) {
+  const { jobType } = yield* JobDefinitions.upsert(type)
   yield* Jobs.enqueueMany(Array.from({ length: count }, (_, n) => ({ jobType, payload: n, maxAttempts })))
-  const claimed = yield* Jobs.claim({ workerId: "gone", types: [jobType], limit: count, lease: 1 })
+  const claimed = yield* Jobs.claim({ workerId: "gone", types: [jobType], limit: count })
   assert.strictEqual(claimed.length, count)
+  yield* Effect.forEach(claimed, ({ lease }) => Jobs.updateProgress(lease, { checkpoint: { by: "gone" } }))
+  yield* Jobs.heartbeatMany(
+    claimed.map(({ lease }) => lease),
+    { extend: 1 }
+  )
   yield* Effect.repeat(
     SqlClient.use(
       (sql) => sql`
@@ -37,7 +57,9 @@ const observed = Effect.gen(function* () {
     lines.push(`${logLevel}: ${Array.isArray(message) ? message[0] : message}`)
   })
   const told = yield* Queue.unbounded<Jobs.ReapedLease>()
-  const start = (options: Reaper.ReaperOptions = {}) =>
+  const start = <const Jobs extends ReadonlyArray<Job.AnyContract> = readonly []>(
+    options: Reaper.ReaperOptions<Jobs> = {}
+  ) =>
     Layer.build(Reaper.layer({ onReaped: (lease) => Effect.asVoid(Queue.offer(told, lease)), ...options })).pipe(
       Effect.provide(Logger.layer([logger]))
     )
@@ -183,6 +205,107 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Reaper", (it) => {
         assert.strictEqual(error.reason.argument, argument)
       }
       yield* Layer.build(Reaper.layer({ interval: 1, limit: 1000 }))
+    })
+  )
+})
+
+class Buried extends Job.make("reaper.buried", { payload: Schema.Int }) {}
+class Other extends Job.make("reaper.other", { payload: Schema.Int }) {}
+
+/** What the hook of `Buried` is told; by itself it does no more than that. */
+const hooked = Effect.fnUntraced(function* (hook: (letter: Job.DeadLetter) => Effect.Effect<void> = () => Effect.void) {
+  const letters = yield* Queue.unbounded<Job.DeadLetter>()
+  const handlers = Buried.toLayer(() => Effect.void, {
+    onDeadLetter: (letter) => Effect.andThen(Queue.offer(letters, letter), hook(letter))
+  })
+  return { letters, handlers }
+})
+
+it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Reaper with handlers", (it) => {
+  it("requires the handlers of the jobs that it is given", () => {
+    expectTypeOf(Reaper.layer()).toEqualTypeOf<Layer.Layer<never, QueryError<InvalidArgument>, SqlClient>>()
+    expectTypeOf(Reaper.layer({ limit: 1 })).toEqualTypeOf<Layer.Layer<never, QueryError<InvalidArgument>, SqlClient>>()
+    const both = Reaper.layer({ jobs: [Buried, Other] })
+    expectTypeOf<Layer.Services<typeof both>>().toEqualTypeOf<
+      SqlClient | Job.Handles<"reaper.buried"> | Job.Handles<"reaper.other">
+    >()
+  })
+
+  it.effect("tells the handler of what it buries, and of nothing else", () =>
+    Effect.gen(function* () {
+      const { start, told } = yield* observed
+      const { letters, handlers } = yield* hooked()
+      const [jobId = ""] = yield* expired(1, 1, Buried.jobType)
+      yield* expired(1, 2, Buried.jobType)
+      yield* expired(1, 1, Other.jobType)
+      yield* start({ jobs: [Buried] }).pipe(Effect.provide(handlers))
+      assert.deepStrictEqual(yield* Queue.take(letters), {
+        jobId,
+        runNumber: 1,
+        attempt: 1,
+        payload: 0,
+        checkpoint: { by: "gone" },
+        reason: "LEASE_EXPIRED",
+        code: "job.lease_expired",
+        message: "The lease ran out"
+      })
+      yield* takeN(told, 3)
+      assert.strictEqual(yield* Queue.size(letters), 0)
+    })
+  )
+
+  it.effect("hooks that die, throw or hang are logged and keep nobody from being told", () =>
+    Effect.gen(function* () {
+      const { lines, start } = yield* observed
+      // the one that throws is not noted
+      const { letters, handlers } = yield* hooked(({ payload }) => {
+        if (payload === 0) return Effect.die("died")
+        if (payload === 1) throw new Error("threw")
+        return typeof payload === "number" && payload < 12 ? Effect.never : Effect.void
+      })
+      yield* expired(20, 1, Buried.jobType)
+      yield* start({ jobs: [Buried] }).pipe(Effect.provide(handlers))
+      yield* adjustUntil(
+        "10 seconds",
+        Effect.map(Queue.size(letters), (size) => size === 19)
+      )
+      yield* adjustUntil(
+        "10 seconds",
+        Effect.sync(() => lines.filter((line) => line === "Warn: onDeadLetter failed").length === 12)
+      )
+    })
+  )
+
+  it.effect("lets hooks end that have begun when it is closed, and begins no more", () =>
+    Effect.gen(function* () {
+      const release = yield* Deferred.make<void>()
+      let ended = 0
+      const { letters, handlers } = yield* hooked(() =>
+        Effect.andThen(
+          Deferred.await(release),
+          Effect.sync(() => void ended++)
+        )
+      )
+      yield* expired(20, 1, Buried.jobType)
+      const scope = yield* Scope.make()
+      yield* Layer.buildWithScope(Layer.provide(Reaper.layer({ jobs: [Buried] }), handlers), scope)
+      yield* takeN(letters, 8)
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+      assert.isUndefined(closing.pollUnsafe())
+      yield* Deferred.succeed(release, undefined)
+      yield* Fiber.await(closing)
+      assert.strictEqual(ended, 8)
+      assert.strictEqual(yield* Queue.size(letters), 0)
+    })
+  )
+
+  it.effect("refuses a job that is given twice", () =>
+    Effect.gen(function* () {
+      const { handlers } = yield* hooked()
+      const error = yield* Effect.flip(Layer.build(Layer.provide(Reaper.layer({ jobs: [Buried, Buried] }), handlers)))
+      assert.instanceOf(error, QueryError)
+      assert.strictEqual(error.reason._tag, "InvalidArgument")
+      assert.strictEqual(error.reason.argument, "jobs")
     })
   )
 })

@@ -80,9 +80,14 @@ test("a typed failure is retried under its tag, and ends in the dead letters; th
   Effect.gen(function* () {
     const told = yield* Deferred.make<Job.DeadLetter>()
     yield* whileWorking(
-      Work.toLayer(() => Effect.fail(new NotFound({ what: "it" })), {
-        onDeadLetter: (letter) => Deferred.succeed(told, letter)
-      }),
+      Work.toLayer(
+        () =>
+          JobExecution.pipe(
+            Effect.flatMap((job) => job.progress({ checkpoint: { attempt: job.lease.attempt } })),
+            Effect.andThen(Effect.fail(new NotFound({ what: "it" })))
+          ),
+        { onDeadLetter: (letter) => Deferred.succeed(told, letter) }
+      ),
       Effect.gen(function* () {
         const { jobId } = yield* Jobs.enqueue(Work, { n: 1 })
         const job = yield* ended(jobId)
@@ -97,6 +102,8 @@ test("a typed failure is retried under its tag, and ends in the dead letters; th
         const letter = yield* Effect.timeout(Deferred.await(told), "5 seconds")
         assert.strictEqual(letter.jobId, jobId)
         assert.strictEqual(letter.code, "NotFound")
+        assert.strictEqual(letter.reason, "ATTEMPTS_EXHAUSTED")
+        assert.deepStrictEqual(letter.checkpoint, { attempt: 3 })
       })
     )
   }))

@@ -15,7 +15,7 @@ import { spanOf } from "../internal/trace.ts"
 import type { ClaimedJob, Lease } from "../Job.ts"
 import { Continuation, type Handler, JobFailure } from "../JobContract.ts"
 import { JobExecution } from "../JobExecution.ts"
-import type { Completion } from "../jobs/complete.ts"
+import type { Completion, DeadLettered } from "../jobs/complete.ts"
 import type { Completions } from "./completions.ts"
 import * as Execution from "./execution.ts"
 import type { JobLogger } from "./logs.ts"
@@ -138,7 +138,7 @@ export const run = Effect.fnUntraced(function* (
     yield* Metrics.ended(jobType, outcome?._tag ?? "Succeeded", durationMillis)
     if (outcome !== undefined) yield* tell(observers, { _tag: "Ended", job: observed, durationMillis, outcome })
     if (outcome?._tag === "DeadLettered" && completion._tag === "Failure") {
-      yield* buried(handler, job, completion)
+      yield* buried(handler, job, completion, outcome)
     }
     return
   }
@@ -159,20 +159,26 @@ const persist = Effect.fnUntraced(function* (completions: Completions, completio
   return yield* completions.persist({ _tag: "Failure", lease: completion.lease, kind: "TERMINAL", code, message })
 })
 
-const buried = (handler: Handler, job: ClaimedJob, { code, message }: Extract<Completion, { _tag: "Failure" }>) =>
-  handler
-    .onDeadLetter({
-      jobId: job.lease.jobId,
-      runNumber: job.lease.runNumber,
-      attempt: job.lease.attempt,
-      payload: job.payload,
-      checkpoint: Option.getOrUndefined(job.checkpoint),
+const buried = (
+  handler: Handler,
+  { lease, payload }: ClaimedJob,
+  { code, message }: Extract<Completion, { _tag: "Failure" }>,
+  { reason, checkpoint }: DeadLettered
+) =>
+  Effect.suspend(() =>
+    handler.onDeadLetter({
+      jobId: lease.jobId,
+      runNumber: lease.runNumber,
+      attempt: lease.attempt,
+      payload,
+      checkpoint: Option.getOrUndefined(checkpoint),
+      reason,
       code,
       message
     })
-    .pipe(
-      Effect.timeoutOption("10 seconds"),
-      Effect.catchCause((cause) => Effect.logWarning("A dead-letter hook failed", cause)),
-      Effect.forkDetach,
-      Effect.asVoid
-    )
+  ).pipe(
+    Effect.timeoutOption("10 seconds"),
+    Effect.catchCause((cause) => Effect.logWarning("A dead-letter hook failed", cause)),
+    Effect.forkDetach,
+    Effect.asVoid
+  )
