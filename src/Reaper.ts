@@ -1,7 +1,8 @@
 /**
  * Ending the attempts whose process has died.
  */
-import type * as Duration from "effect/Duration"
+import * as Config from "effect/Config"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
@@ -12,6 +13,7 @@ import * as Random from "effect/Random"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
+import { unlessGiven } from "./internal/variable.ts"
 import type { AnyContract, Handler } from "./JobContract.ts"
 import { maxBatch } from "./jobs/limits.ts"
 import { get } from "./jobs/read.ts"
@@ -111,6 +113,37 @@ export const layer = <const Jobs extends ReadonlyArray<AnyContract> = readonly [
     }).pipe(
       Effect.catch((reason) => Effect.fail(new QueryError({ operation: "Reaper.layer", reason }))),
       Effect.annotateLogs({ module: "Reaper" })
+    )
+  )
+
+/**
+ * {@link layer}, with settings that are not given read from the configuration: `JOBS_REAPER_INTERVAL_SECONDS` and
+ * `JOBS_CLAIM_BATCH_SIZE` (`limit`). What is not set either keeps its default. When a job is tried again is said by the retry
+ * policy of its definition, and by no variable.
+ *
+ * Fails with a `ConfigError` for a variable that does not parse, and with `InvalidArgument` for one that is out of range;
+ * neither is replaced by a default.
+ *
+ * @example
+ * ```ts
+ * import { Reaper } from "effect-runledger"
+ *
+ * const Reaping = Reaper.layerConfig({ limit: 100 })
+ * ```
+ */
+export const layerConfig = <const Jobs extends ReadonlyArray<AnyContract> = readonly []>(
+  options: ReaperOptions<Jobs> = {}
+): Layer.Layer<never, QueryError<InvalidArgument> | Config.ConfigError, SqlClient | HandlersOf<Jobs>> =>
+  Layer.unwrap(
+    Effect.map(
+      Config.all({
+        interval: unlessGiven(
+          options.interval,
+          Config.map(Config.Int("JOBS_REAPER_INTERVAL_SECONDS"), Duration.seconds)
+        ),
+        limit: unlessGiven(options.limit, Config.Int("JOBS_CLAIM_BATCH_SIZE"))
+      }),
+      (configured) => layer({ ...options, ...configured })
     )
   )
 

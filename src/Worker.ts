@@ -82,13 +82,26 @@ export const layer = <const Jobs extends ReadonlyArray<AnyContract>>(
 
 /**
  * {@link layer}, with settings that are not given read from the configuration: `JOBS_WORKER_ID`,
- * `JOBS_MAX_GLOBAL_CONCURRENCY`, `JOBS_CLAIM_BATCH_SIZE`, `JOBS_POLL_INTERVAL_MS`, `JOBS_LEASE_TTL_SECONDS`. A variable that does
- * not parse is a `ConfigError`, one that is out of range an `InvalidArgument`; neither is replaced by a default.
+ * `JOBS_MAX_GLOBAL_CONCURRENCY` (`concurrency`), `JOBS_CLAIM_BATCH_SIZE`, `JOBS_POLL_INTERVAL_MS` and
+ * `JOBS_LEASE_TTL_SECONDS`. What is not set either keeps its default.
+ *
+ * Fails with a `ConfigError` for a variable that does not parse, and with `InvalidArgument` for one that is out of range;
+ * neither is replaced by a default.
+ *
+ * @example
+ * ```ts
+ * import { Layer, Schema } from "effect"
+ * import { Job, Worker } from "effect-runledger"
+ *
+ * class Greet extends Job.make("greet", { payload: { name: Schema.String } }) {}
+ *
+ * const Working = Worker.layerConfig({ jobs: [Greet], drainTimeout: "10 seconds" })
+ * ```
  */
 export const layerConfig = <const Jobs extends ReadonlyArray<AnyContract>>(
   options: WorkerOptions<Jobs>
 ): Layer.Layer<never, InvalidArgument | Config.ConfigError, SqlClient | HandlersOf<Jobs>> =>
-  Layer.unwrap(Effect.map(fromConfig, (configured) => layer({ ...configured, ...options })))
+  Layer.unwrap(Effect.map(fromConfig(options), (configured) => layer({ ...options, ...configured })))
 
 /** Starts the fibers of a worker, and ends them with the scope. */
 const make = Effect.fnUntraced(function* (

@@ -1,5 +1,6 @@
 import { assert, expectTypeOf, it } from "@effect/vitest"
 import {
+  ConfigProvider,
   Deferred,
   type Duration,
   Effect,
@@ -205,6 +206,33 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Reaper", (it) => {
         assert.strictEqual(error.reason.argument, argument)
       }
       yield* Layer.build(Reaper.layer({ interval: 1, limit: 1000 }))
+    })
+  )
+
+  it.effect("layerConfig: variables are the settings that are not given; a bad one is not replaced", () =>
+    Effect.gen(function* () {
+      const build = (env: Record<string, string>, options: Reaper.ReaperOptions = {}) =>
+        Layer.build(Layer.fresh(Reaper.layerConfig(options))).pipe(
+          Effect.scoped,
+          Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromEnv({ env }))
+        )
+      const refused = (env: Record<string, string>) =>
+        Effect.map(Effect.flip(build(env)), (error) =>
+          error._tag === "QueryError" ? error.reason.argument : error._tag
+        )
+      for (const seconds of ["0", "-1", "2147484"]) {
+        assert.strictEqual(yield* refused({ JOBS_REAPER_INTERVAL_SECONDS: seconds }), "interval")
+      }
+      for (const size of ["0", "1001"]) {
+        assert.strictEqual(yield* refused({ JOBS_CLAIM_BATCH_SIZE: size }), "limit")
+      }
+      for (const unparsed of ["soon", "1.5"]) {
+        assert.strictEqual(yield* refused({ JOBS_REAPER_INTERVAL_SECONDS: unparsed }), "ConfigError")
+        assert.strictEqual(yield* refused({ JOBS_CLAIM_BATCH_SIZE: unparsed }), "ConfigError")
+      }
+      yield* build({ JOBS_REAPER_INTERVAL_SECONDS: "1", JOBS_CLAIM_BATCH_SIZE: "1000" })
+      // what is given is not read
+      yield* build({ JOBS_REAPER_INTERVAL_SECONDS: "soon", JOBS_CLAIM_BATCH_SIZE: "0" }, { interval: 1, limit: 1 })
     })
   )
 })

@@ -1,5 +1,5 @@
 import { assert, it } from "@effect/vitest"
-import { DateTime, Deferred, Effect, Fiber, Layer, Option, Ref, Schedule, Schema } from "effect"
+import { ConfigProvider, DateTime, Deferred, Effect, Fiber, Layer, Option, Queue, Ref, Schedule, Schema } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Job from "../src/Job.ts"
 import { JobExecution } from "../src/JobExecution.ts"
@@ -496,3 +496,74 @@ it.live("a bad setting is a failure of the layer that names it", () =>
     assert.strictEqual(yield* refused({ drainTimeout: "Infinity" }), "drainTimeout")
   }).pipe(Effect.provide(TestDatabase.layer))
 )
+
+it.live("layerConfig: variables are the settings that are not given; a bad one is not replaced", () =>
+  Effect.gen(function* () {
+    const handlers = Work.toLayer(() => Effect.succeed({ doubled: 0 }))
+    const build = (env: Record<string, string>, settings: Worker.WorkerSettings = {}) =>
+      Layer.build(Layer.provide(Layer.fresh(Worker.layerConfig({ ...settings, jobs: [Work] })), handlers)).pipe(
+        Effect.scoped,
+        Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromEnv({ env }))
+      )
+    const refused = (variable: string, value: string) =>
+      Effect.map(Effect.flip(build({ [variable]: value })), (error) =>
+        error._tag === "InvalidArgument" ? error.argument : error._tag
+      )
+    const variables = [
+      ["JOBS_MAX_GLOBAL_CONCURRENCY", "0", "concurrency"],
+      ["JOBS_CLAIM_BATCH_SIZE", "1001", "claimBatchSize"],
+      ["JOBS_POLL_INTERVAL_MS", "0", "pollInterval"],
+      ["JOBS_LEASE_TTL_SECONDS", "0", "lease"]
+    ] as const
+    for (const [variable, outOfRange, argument] of variables) {
+      assert.strictEqual(yield* refused(variable, outOfRange), argument)
+      for (const unparsed of ["many", "1.5"]) {
+        assert.strictEqual(yield* refused(variable, unparsed), "ConfigError", `${variable}=${unparsed}`)
+      }
+    }
+    assert.strictEqual(yield* refused("JOBS_WORKER_ID", "w".repeat(256)), "workerId")
+    yield* build({ JOBS_WORKER_ID: " " })
+    // what is given is not read
+    yield* build(Object.fromEntries(variables.map(([variable]) => [variable, "bad"])), {
+      concurrency: 1,
+      claimBatchSize: 1,
+      pollInterval: 1,
+      lease: "1 second"
+    })
+  }).pipe(Effect.provide(TestDatabase.layer))
+)
+
+test("layerConfig: the worker works as its variables say", () =>
+  Effect.gen(function* () {
+    const began = yield* Queue.unbounded<Job.Lease>()
+    const handlers = Work.toLayer(() =>
+      JobExecution.pipe(
+        Effect.flatMap(({ lease }) => Queue.offer(began, lease)),
+        Effect.andThen(Effect.never)
+      )
+    )
+    const started = (settings: Worker.WorkerSettings, env: Record<string, string>) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const { jobId } = yield* Jobs.enqueue(Work, { n: 1 })
+          yield* Layer.build(
+            Layer.provide(Layer.fresh(Worker.layerConfig({ drainTimeout: 0, ...settings, jobs: [Work] })), handlers)
+          ).pipe(Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromEnv({ env })))
+          const { workerId } = yield* Queue.take(began)
+          const { leaseExpiresAt, lastHeartbeatAt } = yield* get(jobId)
+          const lasts = Option.zipWith(
+            leaseExpiresAt,
+            lastHeartbeatAt,
+            (end, from) => DateTime.toEpochMillis(end) - DateTime.toEpochMillis(from)
+          )
+          yield* Jobs.cancel(TenantScope.admin, jobId)
+          return { workerId, lasts: Option.getOrUndefined(lasts) }
+        })
+      )
+    const env = { JOBS_WORKER_ID: "by-variable", JOBS_LEASE_TTL_SECONDS: "7" }
+    assert.deepStrictEqual(yield* started({}, env), { workerId: "by-variable", lasts: 7000 })
+    assert.deepStrictEqual(yield* started({ workerId: "given", lease: "8 seconds" }, env), {
+      workerId: "given",
+      lasts: 8000
+    })
+  }))

@@ -3,6 +3,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as LogLevel from "effect/LogLevel"
 import * as Args from "../internal/arguments.ts"
+import { unlessGiven } from "../internal/variable.ts"
 import { maxBatch, maxWorkerBytes } from "../jobs/limits.ts"
 import { InvalidArgument } from "../Reason.ts"
 import type { Observer } from "./observer.ts"
@@ -67,13 +68,15 @@ export const check = Effect.fnUntraced(function* (given: WorkerSettings): Effect
   }
 })
 
-const optional = <A>(config: Config.Config<A>) => Config.withDefault(config, undefined)
+// a blank one counts as not set, as deployments write it that have no id to give
+const workerId = Config.map(Config.String("JOBS_WORKER_ID"), (id) => (Args.isBlank(id) ? undefined : id))
 
-/** {@link WorkerSettings} from `JOBS_*` variables; what is not set keeps its default. */
-export const fromConfig: Config.Config<WorkerSettings> = Config.all({
-  workerId: optional(Config.NonEmptyString("JOBS_WORKER_ID")),
-  concurrency: optional(Config.Int("JOBS_MAX_GLOBAL_CONCURRENCY")),
-  claimBatchSize: optional(Config.Int("JOBS_CLAIM_BATCH_SIZE")),
-  pollInterval: optional(Config.map(Config.Int("JOBS_POLL_INTERVAL_MS"), Duration.millis)),
-  lease: optional(Config.map(Config.Int("JOBS_LEASE_TTL_SECONDS"), Duration.seconds))
-})
+/** The settings given, the others from `JOBS_*` variables; what is not set keeps its default. */
+export const fromConfig = (given: WorkerSettings): Config.Config<WorkerSettings> =>
+  Config.all({
+    workerId: unlessGiven(given.workerId, workerId),
+    concurrency: unlessGiven(given.concurrency, Config.Int("JOBS_MAX_GLOBAL_CONCURRENCY")),
+    claimBatchSize: unlessGiven(given.claimBatchSize, Config.Int("JOBS_CLAIM_BATCH_SIZE")),
+    pollInterval: unlessGiven(given.pollInterval, Config.map(Config.Int("JOBS_POLL_INTERVAL_MS"), Duration.millis)),
+    lease: unlessGiven(given.lease, Config.map(Config.Int("JOBS_LEASE_TTL_SECONDS"), Duration.seconds))
+  })
