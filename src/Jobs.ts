@@ -11,7 +11,19 @@ export * from "./jobs/cancel.ts"
 export * from "./jobs/claim.ts"
 export * from "./jobs/complete.ts"
 export * from "./jobs/enqueue.ts"
-export * from "./jobs/lease.ts"
+export {
+  type HeartbeatManyReason,
+  type HeartbeatOptions,
+  type HeartbeatReason,
+  type HeartbeatRefusal,
+  heartbeat,
+  heartbeatMany,
+  markRunning,
+  type ProgressReason,
+  type ProgressUpdate,
+  type Renewal,
+  updateProgress
+} from "./jobs/lease.ts"
 export * from "./jobs/ledger.ts"
 export * from "./jobs/outcome.ts"
 export * from "./jobs/read.ts"

@@ -18,10 +18,9 @@ import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import { sleepLive } from "./internal/busy.ts"
-import type { ClaimedJob } from "./Job.ts"
 import type { AnyContract, Handler } from "./JobContract.ts"
 import * as JobDefinitions from "./JobDefinitions.ts"
-import { claim } from "./jobs/claim.ts"
+import { claim, claimPrestart } from "./jobs/claim.ts"
 import { Listener } from "./Notifications.ts"
 import type { InvalidArgument } from "./Reason.ts"
 import * as Completions from "./worker/completions.ts"
@@ -30,8 +29,9 @@ import * as Heartbeats from "./worker/heartbeats.ts"
 import * as Logs from "./worker/logs.ts"
 import * as Metrics from "./worker/metrics.ts"
 import { check, fromConfig, type Settings, type WorkerSettings } from "./worker/options.ts"
+import * as Prefetch from "./worker/prefetch.ts"
 import { type Environment, run } from "./worker/run.ts"
-import { monotonicMillis, type Running, start } from "./worker/running.ts"
+import { leased, monotonicMillis, type Running } from "./worker/running.ts"
 
 export type { HandlersOf } from "./worker/handlers.ts"
 export type { ObservedJob, Observer, WorkerEvent } from "./worker/observer.ts"
@@ -46,9 +46,9 @@ export interface WorkerOptions<Jobs extends ReadonlyArray<AnyContract>> extends 
  * A worker for these jobs; requires exactly their handlers. When it starts it declares the contracts (see
  * `JobDefinitions.declare`).
  *
- * It claims at most as many jobs as it has free slots, and only payloads of versions up to its contracts'. Handlers are
- * interrupted when they run into the timeout of their job, when the lease is lost or the job was canceled, and when draining
- * has taken too long. While the database does not answer it waits and tries again; nothing is lost.
+ * It claims at most as many jobs as it has free slots, then `prefetch` ahead of them, and only payloads of versions up to its
+ * contracts'. Handlers are interrupted when they run into the timeout of their job, when the lease is lost or the job was
+ * canceled, and when draining has taken too long. While the database does not answer it waits and tries again; nothing is lost.
  *
  * The layer fails with `InvalidArgument` (a setting, or a contract that is given twice).
  *
@@ -120,21 +120,23 @@ const make = Effect.fnUntraced(function* (
     own
   }
   const running = new Map<string, Running>()
+  const prefetched = Prefetch.make()
   const wake = Latch.makeUnsafe(false)
   const idle = Latch.makeUnsafe(true)
   let isStopping = false
 
-  const runOne = (job: ClaimedJob, claimedAt: number) =>
+  const runOne = (at: Running) =>
     Effect.suspend(() => {
-      const at = start(job, leaseMillis, claimedAt)
-      running.set(job.lease.jobId, at)
+      const { jobId } = at.job.lease
+      at.startedAt = monotonicMillis()
+      running.set(jobId, at)
       idle.closeUnsafe()
       return run(environment, at).pipe(
         Effect.catchCause((cause) => Effect.logError("A job could not be run; the reaper will find it", cause)),
         Effect.ensuring(
           Effect.suspend(() => {
             // the same job may have been claimed again since
-            if (running.get(job.lease.jobId) === at) running.delete(job.lease.jobId)
+            if (running.get(jobId) === at) running.delete(jobId)
             if (running.size === 0) idle.openUnsafe()
             wake.openUnsafe()
             return Metrics.running(running.size)
@@ -146,14 +148,31 @@ const make = Effect.fnUntraced(function* (
 
   const types = contracts.map(({ jobType, version }) => ({ jobType, maxPayloadVersion: version }))
 
+  // Stops a job that we hold and that is not ours any more.
+  const lose = (jobId: string) => {
+    for (const held of [running, prefetched.held()]) {
+      const at = held.get(jobId)
+      if (at !== undefined) Deferred.doneUnsafe(at.stop, Exit.succeed("LeaseLost"))
+    }
+  }
+
   // Returns how long to wait for something to happen, in milliseconds.
   const claimOnce = Effect.gen(function* () {
+    for (const at of yield* prefetched.start(concurrency - running.size)) yield* runOne(at)
     const free = concurrency - running.size
-    if (free <= 0) return settings.pollMillis
-    const limit = Math.min(free, settings.claimBatchSize)
+    const room = free > 0 ? free : settings.prefetch - prefetched.held().size
+    if (room <= 0) return settings.pollMillis
+    const limit = Math.min(room, settings.claimBatchSize)
     const claimedAt = monotonicMillis()
-    const jobs = yield* claim({ workerId, types, limit, lease: leaseMillis }).pipe(Effect.withTracerEnabled(false))
-    for (const job of jobs) yield* runOne(job, claimedAt)
+    const take = free > 0 ? claim : claimPrestart
+    const jobs = yield* take({ workerId, types, limit, lease: leaseMillis }).pipe(Effect.withTracerEnabled(false))
+    for (const job of jobs) {
+      // a lease that we lost without having noticed
+      lose(job.lease.jobId)
+      const at = leased(job, leaseMillis, claimedAt)
+      if (free > 0) yield* runOne(at)
+      else prefetched.add(at)
+    }
     if (jobs.length > 0) yield* Metrics.claimed(jobs.length)
     return jobs.length === limit ? 0 : settings.pollMillis
   })
@@ -189,8 +208,7 @@ const make = Effect.fnUntraced(function* (
           yield* Effect.forever(
             Effect.map(Queue.take(notifications), (notification) => {
               if (notification._tag === "Canceled") {
-                const canceled = running.get(notification.jobId)
-                if (canceled !== undefined) Deferred.doneUnsafe(canceled.stop, Exit.succeed("LeaseLost"))
+                lose(notification.jobId)
               } else if (notification._tag === "Reconnected" || handlers.has(notification.jobType)) {
                 wake.openUnsafe()
               }
@@ -214,7 +232,8 @@ const make = Effect.fnUntraced(function* (
   // what must outlive the drain has a scope of its own
   const fibers = yield* Scope.make()
   const background = <A, E>(self: Effect.Effect<A, E, SqlClient>) => Effect.forkIn(self, fibers)
-  yield* background(Heartbeats.keep(() => [...running.values()], leaseMillis))
+  // a job may be ahead already whose handler, stopped or about to end, is still in its slot: the lease is that of the former
+  yield* background(Heartbeats.keep(() => [...new Map([...running, ...prefetched.held()]).values()], leaseMillis))
   yield* background(flushing)
   yield* background(listening)
   const claimer = yield* background(Effect.andThen(declaring, claiming))
@@ -223,7 +242,8 @@ const make = Effect.fnUntraced(function* (
     Effect.gen(function* () {
       isStopping = true
       // a claim that is under way may still bring jobs: they are drained as well, or given back
-      const unclaimed = Effect.raceFirst(Fiber.interrupt(claimer), sleepLive(10_000))
+      const unclaiming = yield* Effect.forkDetach(Effect.andThen(Fiber.interrupt(claimer), prefetched.release))
+      const unclaimed = Effect.raceFirst(Fiber.await(unclaiming), sleepLive(10_000))
       yield* Effect.raceFirst(Effect.andThen(unclaimed, idle.await), sleepLive(drainMillis))
       yield* unclaimed
       for (const { stop } of running.values()) Deferred.doneUnsafe(stop, Exit.succeed("Shutdown"))

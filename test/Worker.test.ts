@@ -489,6 +489,8 @@ it.live("a bad setting is a failure of the layer that names it", () =>
         (error) => ("argument" in error ? error.argument : error)
       )
     assert.strictEqual(yield* refused({ concurrency: 0 }), "concurrency")
+    assert.strictEqual(yield* refused({ prefetch: -1 }), "prefetch")
+    assert.strictEqual(yield* refused({ prefetch: 1001 }), "prefetch")
     assert.strictEqual(yield* refused({ claimBatchSize: 1001 }), "claimBatchSize")
     assert.strictEqual(yield* refused({ workerId: " " }), "workerId")
     assert.strictEqual(yield* refused({ pollInterval: 0 }), "pollInterval")

@@ -221,6 +221,21 @@ export const updateProgress: (
   yield* report(lease, update, false)
 }, writing("Jobs.updateProgress"))
 
+/**
+ * {@link markRunning} for many, in one statement that asks once: `"busy"` is a row that another transaction holds. For a
+ * worker, which must not keep its slots waiting for one row.
+ */
+export const startMany = Effect.fnUntraced(function* (leases: ReadonlyArray<Lease>) {
+  const invalid = invalidLease(leases)
+  if (invalid !== undefined) return yield* invalid
+  return yield* readCommitted("job.unsupported_isolation")(
+    reportOnce(
+      leases.map((lease) => ({ lease })),
+      { done: null, total: null, checkpoint: null, starts: true }
+    )
+  )
+}, writing("Jobs.markRunning"))
+
 const report = Effect.fnUntraced(function* (lease: Lease, update: ProgressUpdate, starts: boolean) {
   const invalid = invalidLease([lease])
   if (invalid !== undefined) return yield* invalid
