@@ -7,6 +7,7 @@ import * as Data from "effect/Data"
 import type * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import type * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
@@ -42,6 +43,8 @@ export class JobFailure extends Data.TaggedError("JobFailure")<{
   /** Stable, not blank, at most 255 bytes. */
   readonly code: string
   readonly message: string
+  /** Kept with the attempt: the JSON that stands for an error of the contract, which fills it in by itself. */
+  readonly error?: Schema.Json | undefined
   readonly retryNotBefore?: RetryNotBefore | undefined
 }> {}
 
@@ -81,7 +84,10 @@ export interface ContractOptions<Payload extends Codec, Success extends Codec, E
   extends ContractSettings {
   /** Default: nothing, stored as `null`. */
   readonly success?: Success | undefined
-  /** What a handler may fail with, beside {@link JobFailure}. Default: nothing. */
+  /**
+   * What a handler may fail with, beside {@link JobFailure}. It is kept with the attempt, and told by `Jobs.outcome`; one of
+   * more than 2 MiB of JSON is not, its code and message still are. Default: nothing.
+   */
   readonly error?: Error | undefined
   /** How an error is recorded. Default: `RETRYABLE`, under its `_tag`, with its message. */
   readonly record?: ((error: Error["Type"]) => Recorded) | undefined
@@ -143,6 +149,8 @@ export interface AnyContract {
   readonly handlerIn: (services: Context.Context<never>) => Option.Option<Handler>
   /** An output, of the JSON that stands for it. */
   readonly decodeOutput: (output: unknown) => Effect.Effect<unknown, Schema.SchemaError>
+  /** An error, of the JSON that stands for it; `None` if it does not match the contract, or not any more. */
+  readonly decodeError: (error: unknown) => Effect.Effect<Option.Option<unknown>>
   /** The JSON that stands for a payload. */
   readonly encodePayload: (payload: unknown) => Result.Result<Schema.Json, string>
 }
@@ -226,6 +234,14 @@ const contractOf = <const Type extends string>(
   const handler = Context.Service<Handles<Type>, Handler>(`effect-runledger/Handler/${jobType}`)
   const encodePayload = Schema.encodeUnknownResult(Schema.toCodecJson(payload))
   const encodeSuccess = Schema.encodeUnknownEffect(Schema.toCodecJson(success))
+  const encodeError = Schema.encodeUnknownResult(Schema.toCodecJson(error))
+  const decodeError = Schema.decodeUnknownEffect(Schema.toCodecJson(error))
+  // an encoder may also throw: a getter, a transformation that is not finished at once
+  const encodedBy = (
+    encode: (value: unknown) => Result.Result<Schema.Json, unknown>,
+    value: unknown,
+    otherwise: string
+  ) => Result.try({ try: () => Result.getOrThrow(encode(value)), catch: () => otherwise })
   const decoders = new Map(
     [...Object.entries(older), [version, payload] as const].map(([of, schema]) => [
       Number(of),
@@ -261,7 +277,12 @@ const contractOf = <const Type extends string>(
     const tag = Predicate.hasProperty(failure, "_tag") && Predicate.isString(failure._tag) ? failure._tag : "job.failed"
     const message =
       Predicate.hasProperty(failure, "message") && Predicate.isString(failure.message) ? failure.message : ""
-    return new JobFailure({ ...recorded, code: recorded.code ?? tag, message: message === "" ? tag : message })
+    return new JobFailure({
+      ...recorded,
+      code: recorded.code ?? tag,
+      message: message === "" ? tag : message,
+      error: Result.getOrUndefined(encodedBy(encodeError, failure, "not an error"))
+    })
   }
 
   // biome-ignore lint/complexity/noStaticOnlyClass: it is extended, so that a contract has a name in types and editors
@@ -273,9 +294,10 @@ const contractOf = <const Type extends string>(
     static readonly success = success
     static readonly error = error
     static readonly decodeOutput = Schema.decodeUnknownEffect(Schema.toCodecJson(success))
-    static readonly encodePayload = (value: unknown) =>
-      // an encoder may also throw: a getter, a transformation that is not finished at once
-      Result.try({ try: () => Result.getOrThrow(encodePayload(value)), catch: () => "not a payload" })
+    static readonly decodeError = (value: unknown) =>
+      // whatever the decoder does, code and message can still be read
+      Effect.map(Effect.exit(decodeError(value)), Exit.getSuccess)
+    static readonly encodePayload = (value: unknown) => encodedBy(encodePayload, value, "not a payload")
     static readonly handles: Handles<Type> = { "effect-runledger/Handles": jobType }
     static readonly handlerIn = (services: Context.Context<never>) => Context.getOption(services, handler)
 

@@ -828,6 +828,44 @@ it.effect("handler: the contract says how an error is recorded", () =>
   })
 )
 
+it.effect(
+  "handler: an error comes along as JSON, unless it cannot be encoded; it is decoded by the same contract",
+  () =>
+    Effect.gen(function* () {
+      const Contract = Job.make(unique("encoded"), {
+        payload: Schema.Literals(["good", "bad", "throwing"]),
+        error: Schema.Struct({ _tag: Schema.tag("Odd"), at: Schema.Date })
+      })
+      const odd = { _tag: "Odd" as const, at: new Date(0) }
+      const handler = yield* handlerOf(
+        Contract,
+        Contract.toLayer((what) =>
+          Effect.fail(
+            what === "good"
+              ? odd
+              : {
+                  _tag: "Odd",
+                  get at(): Date {
+                    if (what === "throwing") throw new Error("thrown")
+                    return JSON.parse('"no date"')
+                  }
+                }
+          )
+        )
+      )
+      const errorOf = (what: string) =>
+        Effect.map(Effect.flip(run(handler, what, 1)), (failure) =>
+          failure instanceof Job.JobFailure ? [failure.code, failure.error] : failure
+        )
+      const json = { _tag: "Odd", at: "1970-01-01T00:00:00.000Z" }
+      assert.deepStrictEqual(yield* errorOf("good"), ["Odd", json])
+      assert.deepStrictEqual(yield* errorOf("bad"), ["Odd", undefined])
+      assert.deepStrictEqual(yield* errorOf("throwing"), ["Odd", undefined])
+      assert.deepStrictEqual(yield* Contract.decodeError(json), Option.some(odd))
+      assert.deepStrictEqual(yield* Contract.decodeError({ _tag: "Odd" }), Option.none())
+    })
+)
+
 it.effect("handler: JobFailure and Continuation pass as they are, whatever the contract records", () =>
   Effect.gen(function* () {
     const failures = [

@@ -644,6 +644,7 @@ it.layer(TestDatabase.layerTestClock)("the ledger of a job", (it) => {
         outcome: none,
         errorCode: none,
         errorMessage: none,
+        error: none,
         retryDelayMillis: none,
         requestedRetryNotBefore: none,
         effectiveNextRunAt: none,

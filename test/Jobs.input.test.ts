@@ -688,6 +688,36 @@ it.layer(Counting)("input", (it) => {
     })
   )
 
+  it.effect("an error that cannot be stored does not keep its failure from being recorded", () =>
+    Effect.gen(function* () {
+      const jobType = "errors"
+      yield* JobDefinitions.upsert(jobType)
+      const cases = [
+        ...notJson.map(([title, value]) => ({ title, error: cast<unknown, Json>(value), kept: null })),
+        ...unusual.map(([title, value]) => ({ title, error: value, kept: value }))
+      ]
+      yield* Jobs.enqueueMany(cases.map(() => ({ jobType, payload: null, maxAttempts: 1 })))
+      const jobs = yield* Jobs.claim({ workerId: "worker", types: [jobType], limit: cases.length })
+      const completions: Array<Jobs.Completion> = []
+      for (const [i, { error }] of cases.entries()) {
+        const lease = jobs[i]?.lease
+        if (lease === undefined) return yield* Effect.die("unreachable")
+        // each way that takes it
+        if (i % 2 === 0) completions.push({ _tag: "Failure", lease, ...failure, error })
+        else yield* Jobs.completeFailure(lease, { ...failure, error })
+      }
+      for (const answer of yield* Jobs.completeMany(completions)) assert.isTrue(Result.isSuccess(answer))
+      for (const [i, { title, kept }] of cases.entries()) {
+        const lease = jobs[i]?.lease
+        if (lease === undefined) return yield* Effect.die("unreachable")
+        const [attempt] = yield* Jobs.attempts(scope, lease.jobId)
+        assert.deepStrictEqual(attempt?.errorCode, Option.some(failure.code), title)
+        assert.deepStrictEqual(Option.getOrNull(attempt?.error ?? Option.none()), kept, title)
+      }
+      return undefined
+    })
+  )
+
   it.effect("a property that is undefined is not there", () =>
     Effect.gen(function* () {
       yield* JobDefinitions.upsert("absent")

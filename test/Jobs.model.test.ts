@@ -69,6 +69,7 @@ const Ending = Schema.Struct({
   as: Schema.Literals(["Success", "Failure", "Failure", "Continuation"]),
   kind: FailureKind,
   code: Schema.Literals(["code.plain", "code.special"]),
+  error: Schema.UndefinedOr(Payload),
   timing: Schema.Literals(["policy", "no delay", "after", "at", "past"]),
   delayMillis: Schema.Literals([0, 2000]),
   done: Amount,
@@ -169,7 +170,7 @@ const byJob = <A>(items: ReadonlyArray<A>, leaseOf: (item: A) => Jobs.Lease): Re
 }
 
 const resolveEnding = (world: World, { lease, as, timing, ...rest }: typeof Ending.Type): Model.Ending => {
-  const { kind, code, delayMillis, output, ...update } = rest
+  const { kind, code, error, delayMillis, output, ...update } = rest
   const resolved = resolveLease(world, lease)
   if (as === "Success") return { _tag: as, lease: resolved, output, ...update }
   if (as === "Continuation") return { _tag: as, lease: resolved, delayMillis, ...update }
@@ -179,6 +180,7 @@ const resolveEnding = (world: World, { lease, as, timing, ...rest }: typeof Endi
     kind,
     code,
     message: "it broke",
+    error,
     afterMillis: timing === "after" ? 45_000 : timing === "no delay" ? 0 : undefined,
     notBefore: timing === "at" ? world.start + 500_000 : timing === "past" ? world.start - 1000 : undefined
   }

@@ -685,6 +685,15 @@ const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
     })
   ],
   [
+    "failure keeps the error with its attempt",
+    Effect.gen(function* () {
+      const lease = yield* leased()
+      yield* failedAs(lease, { error: { address: "nowhere" } })
+      const [attempt] = yield* unchanged(Jobs.attempts(TenantScope.admin, lease.jobId))
+      assert.deepStrictEqual(attempt?.error, Option.some({ address: "nowhere" }))
+    })
+  ],
+  [
     "failure ends with the last attempt",
     Effect.gen(function* () {
       const { _tag } = yield* failedAs(yield* leased("claim", { maxAttempts: 1 }))
@@ -1231,6 +1240,9 @@ const mutants: ReadonlyArray<Mutant> = [
     "COALESCE(j.requested_at, i.at + j.policy_ms * interval '1 millisecond')",
     ["failure is delayed by a lower bound, never hastened"]
   ),
+  mutant("failure: no error", writes.failure.statement, "l.message, l.error,", "l.message, NULL::jsonb,", [
+    "failure keeps the error with its attempt"
+  ]),
   mutant("failure: no dead letter", writes.failure.statement, "WHERE f.dead_letter_reason IS NOT NULL", "WHERE false", [
     "failure buries"
   ]),

@@ -30,6 +30,8 @@ export interface FailureOptions {
   readonly code: string
   /** For people. At most 16,384 characters are kept; what PostgreSQL cannot store is replaced. */
   readonly message: string
+  /** The error itself, kept with the attempt: any JSON of at most 2 MiB. What is not that is left out, and fails nothing. */
+  readonly error?: Json | undefined
   /**
    * The earliest time of a retry, as a delay of at most 24 days or as an instant: a lower bound, which can delay the policy's
    * time but never shorten it.
@@ -85,7 +87,8 @@ export const encodeFailure = (
     ? Args.name("code", code, maxCodeBytes)
     : new InvalidArgument({ argument: "kind", rule: `must be one of ${FailureKind.literals.join(", ")}` })
   if (invalid !== undefined) return Result.fail(invalid)
-  const encoded = { lease, kind, code, message: Args.diagnostic(failure.message) }
+  const error = failure.error === undefined ? undefined : Result.getOrUndefined(JsonText.encode(failure.error))
+  const encoded = { lease, kind, code, message: Args.diagnostic(failure.message), error }
   if (retryNotBefore === undefined) return Result.succeed({ ...encoded, afterMillis: undefined, notBefore: undefined })
   if ("delay" in retryNotBefore) {
     const afterMillis = Args.millis(retryNotBefore.delay)

@@ -16,6 +16,8 @@ export interface EncodedFailure {
   readonly kind: FailureKind
   readonly code: string
   readonly message: string
+  /** The JSON of the error itself. */
+  readonly error: string | undefined
   /** The retry is due no sooner than so many milliseconds from now. */
   readonly afterMillis: number | undefined
   /** The retry is due no sooner than at this ISO instant. */
@@ -46,8 +48,8 @@ export type FailureDisposition = RetryScheduled | DeadLettered
 /**
  * What becomes of failed attempts, shared by handlers' failures and the reaper, so that both follow one retry policy.
  *
- * Reads `input (at)` and `failing` (the locked row with its attempt, and `kind`, `code`, `message`, `requested_at`,
- * `ended_as`); provides `failed`, the rows with their disposition.
+ * Reads `input (at)` and `failing` (the locked row with its attempt, and `kind`, `code`, `message`, `error`,
+ * `requested_at`, `ended_as`); provides `failed`, the rows with their disposition.
  *
  * The policy lives with the definition; a missing one means the defaults. The exponent is bounded, so that no number of
  * attempts overflows. A requested time is a lower bound: it can only delay.
@@ -113,10 +115,10 @@ export const disposeOf = (sql: SqlClient): Fragment =>
         t.dead_letter_reason, t.retry_delay_ms, t.effective_next_run_at, t.retry_timing_source
     ), closed AS (
       INSERT INTO ${attemptTarget},
-        outcome, error_code, error_message, retry_delay_ms, requested_retry_not_before, effective_next_run_at,
+        outcome, error_code, error_message, error, retry_delay_ms, requested_retry_not_before, effective_next_run_at,
         retry_timing_source)
       SELECT
-        ${attemptValues}, i.at, l.ended_as, l.event_seq + 1, l.kind, l.code, l.message, l.retry_delay_ms,
+        ${attemptValues}, i.at, l.ended_as, l.event_seq + 1, l.kind, l.code, l.message, l.error, l.retry_delay_ms,
         CASE WHEN l.dead_letter_reason IS NULL THEN l.requested_at END, l.effective_next_run_at, l.retry_timing_source
       FROM timed l
       CROSS JOIN input i
@@ -178,9 +180,9 @@ export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFai
   const { ids, fence } = fenceOf(items)
   const failures = JSON.stringify(
     Object.fromEntries(
-      items.map(({ lease, kind, code, message, afterMillis, notBefore }) => [
+      items.map(({ lease, kind, code, message, error, afterMillis, notBefore }) => [
         lease.jobId,
-        { kind, code, message, after_ms: afterMillis, not_before: notBefore }
+        { kind, code, message, error, after_ms: afterMillis, not_before: notBefore }
       ])
     )
   )
@@ -189,11 +191,11 @@ export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFai
       SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${failures}::jsonb AS failures, ${instant} AS at
     ), ${lockedThenLive(sql, clock, "left to the run", `q.job_type, q.max_attempts, ${attemptColumns}`)}, failing AS MATERIALIZED (
       SELECT
-        l.*, f.kind, f.code, f.message, 'FAILED' AS ended_as,
+        l.*, f.kind, f.code, f.message, f.error::jsonb AS error, 'FAILED' AS ended_as,
         COALESCE(f.not_before, (SELECT at FROM input) + f.after_ms * interval '1 millisecond') AS requested_at
       FROM live l
       CROSS JOIN LATERAL jsonb_to_record((SELECT failures FROM input) -> l.id::text)
-        AS f (kind text, code text, message text, after_ms bigint, not_before timestamptz)
+        AS f (kind text, code text, message text, error text, after_ms bigint, not_before timestamptz)
     ), ${disposeOf(sql)}, done AS (
       SELECT * FROM failed
     )

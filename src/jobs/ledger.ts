@@ -200,6 +200,8 @@ export class Attempt extends Schema.Class<Attempt>("effect-runledger/Attempt")({
   outcome: nullable(FailureKind),
   errorCode: nullable(Schema.String),
   errorMessage: nullable(Schema.String),
+  /** The error itself, as JSON; `Jobs.outcome` gives the last one typed. */
+  error: nullable(Jsonb),
   /** What the retry policy said, even if the handler's lower bound decided. */
   retryDelayMillis: nullable(Schema.Int),
   requestedRetryNotBefore: nullable(Timestamptz),
@@ -278,8 +280,8 @@ export const attempts: (
       ), ended AS (
         SELECT
           a.run_number, a.attempt, a.worker_id, a.claim_origin, a.leased_at, a.started_at, a.renewed, a.finished_at,
-          a.ended_as, a.outcome, a.error_code, a.error_message, a.retry_delay_ms, a.requested_retry_not_before,
-          a.effective_next_run_at, a.retry_timing_source
+          a.ended_as, a.outcome, a.error_code, a.error_message, a.error, a.retry_delay_ms,
+          a.requested_retry_not_before, a.effective_next_run_at, a.retry_timing_source
         FROM runledger.job_attempts a
         WHERE a.job_id = (SELECT id FROM job) AND (a.run_number, a.attempt) > (${after.runNumber}, ${after.attempt})
         ORDER BY a.run_number, a.attempt
@@ -287,7 +289,7 @@ export const attempts: (
       ), live AS (
         SELECT
           j.run_number, j.attempt, j.worker_id, j.claim_origin, j.leased_at, j.attempt_started_at, j.renewed,
-          NULL::timestamptz, NULL, NULL, NULL, NULL, NULL::integer, NULL::timestamptz, NULL::timestamptz, NULL
+          NULL::timestamptz, NULL, NULL, NULL, NULL, NULL::jsonb, NULL::integer, NULL::timestamptz, NULL::timestamptz, NULL
         FROM job j
         WHERE j.status = 'LEASED' AND (j.run_number, j.attempt) > (${after.runNumber}, ${after.attempt})
       )

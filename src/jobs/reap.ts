@@ -147,7 +147,7 @@ const reap = Effect.fnUntraced(function* (
     ), failing AS MATERIALIZED (
       SELECT
         e.*, ${leaseExpired.kind}::text AS kind, ${leaseExpired.code}::text AS code, ${leaseExpired.message}::text AS message,
-        NULL::timestamptz AS requested_at, 'LEASE_EXPIRED' AS ended_as
+        NULL::jsonb AS error, NULL::timestamptz AS requested_at, 'LEASE_EXPIRED' AS ended_as
       FROM expired e
       WHERE NOT e.unstarted
     ), ${releaseOf(sql)}, ${disposeOf(sql)}

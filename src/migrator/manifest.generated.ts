@@ -36,6 +36,7 @@ export const manifest: Definitions = {
     "job_attempts.effective_next_run_at": "timestamp with time zone",
     "job_attempts.ended_as": "text NOT NULL",
     "job_attempts.ended_seq": "integer",
+    "job_attempts.error": "jsonb",
     "job_attempts.error_code": "text",
     "job_attempts.error_message": "text",
     "job_attempts.finished_at": "timestamp with time zone NOT NULL",

@@ -40,6 +40,7 @@ const failure = (lease: Lease, failed: JobFailure): Completion => ({
   kind: failed.kind ?? "RETRYABLE",
   code: failed.code,
   message: failed.message,
+  error: failed.error,
   retryNotBefore: failed.retryNotBefore
 })
 

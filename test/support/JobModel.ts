@@ -39,6 +39,7 @@ interface Failed {
   readonly kind: FailureKind
   readonly code: string
   readonly message: string
+  readonly error: Json | null
   readonly delayMillis: number | null
   readonly requestedAt: number | null
   readonly nextRunAt: number | null
@@ -173,6 +174,7 @@ export type Ending =
       readonly kind: FailureKind
       readonly code: string
       readonly message: string
+      readonly error: Json | undefined
       readonly afterMillis: number | undefined
       readonly notBefore: number | undefined
     }
@@ -610,6 +612,7 @@ interface Failure {
   readonly kind: FailureKind
   readonly code: string
   readonly message: string
+  readonly error: Json | null
   readonly requestedAt: number | null
   readonly endedAs: "FAILED" | "LEASE_EXPIRED"
 }
@@ -619,7 +622,7 @@ const policyMillis = (definition: Definition, code: string, attempt: number): nu
   Math.round(Math.min(definition.initialMillis * definition.factor ** (attempt - 1), definition.maxMillis))
 
 const fail = (job: HeldJob, failure: Failure, definition: Definition, at: number): Outcome => {
-  const { kind, code, message, endedAs } = failure
+  const { kind, code, message, error, endedAs } = failure
   const deadLetterReason =
     kind === "TERMINAL" || kind === "PANICKED"
       ? "FAILURE_KIND_NON_RETRYABLE"
@@ -637,7 +640,7 @@ const fail = (job: HeldJob, failure: Failure, definition: Definition, at: number
   const after = { statusReason: kind, errorCode: code, errorMessage: message, output: null }
   const endedSeq = job.events.length + 1
   if (deadLetterReason !== undefined) {
-    const failed = { kind, code, message, delayMillis: null, requestedAt: null, nextRunAt: null, source: null }
+    const failed = { kind, code, message, error, delayMillis: null, requestedAt: null, nextRunAt: null, source: null }
     const next = event(ended(job, at, endedAs, { endedSeq, failed }), at, "FAILED", { payload: told })
     return {
       answer: ok({ _tag: "DeadLettered", reason: deadLetterReason, checkpoint }),
@@ -664,7 +667,7 @@ const fail = (job: HeldJob, failure: Failure, definition: Definition, at: number
   const held = requestedAt !== null && requestedAt > at + delayMillis
   const nextRunAt = held ? requestedAt : at + delayMillis
   const source = held ? "HANDLER_NOT_BEFORE" : "POLICY"
-  const failed: Failed = { kind, code, message, delayMillis, requestedAt, nextRunAt, source }
+  const failed: Failed = { kind, code, message, error, delayMillis, requestedAt, nextRunAt, source }
   const next = event(ended(job, at, endedAs, { endedSeq, failed }), at, "FAILED", { payload: told })
   return {
     answer: ok({ _tag: "RetryScheduled", retryDelayMillis: delayMillis, nextRunAt, source, checkpoint }),
@@ -736,12 +739,12 @@ const complete = (job: Job | undefined, ending: Ending, definitions: State["defi
   if (!isLive(job, ending.lease, at)) return { answer: mismatch(ending.lease), job }
   if (ending._tag === "Success") return succeed(job, ending, at)
   if (ending._tag === "Continuation") return continued(job, ending, at)
-  const { kind, code, message, afterMillis, notBefore } = ending
+  const { kind, code, message, error = null, afterMillis, notBefore } = ending
   const after = afterMillis === undefined || afterMillis === 0 ? null : at + afterMillis
   const definition = definitions.get(job.jobType)
   return definition === undefined
     ? { answer: "the type is not declared", job }
-    : fail(job, { kind, code, message, requestedAt: notBefore ?? after, endedAs: "FAILED" }, definition, at)
+    : fail(job, { kind, code, message, error, requestedAt: notBefore ?? after, endedAs: "FAILED" }, definition, at)
 }
 
 /** Claimed ahead, and not begun. */
@@ -798,6 +801,7 @@ const reaped = (job: HeldJob, definitions: State["definitions"], at: number): Ou
           kind: "LEASE_EXPIRED",
           code: "job.lease_expired",
           message: "The lease ran out",
+          error: null,
           requestedAt: null,
           endedAs: "LEASE_EXPIRED"
         },
@@ -1129,6 +1133,7 @@ export const rowsOf = (job: Job): Rows => ({
     outcome: failed?.kind ?? null,
     error_code: failed?.code ?? null,
     error_message: failed?.message ?? null,
+    error: failed?.error ?? null,
     retry_delay_ms: failed?.delayMillis ?? null,
     requested_retry_not_before: failed?.requestedAt ?? null,
     effective_next_run_at: failed?.nextRunAt ?? null,
@@ -1240,6 +1245,7 @@ export const attemptsOf = (job: Job): ReadonlyArray<unknown> =>
     outcome: failed?.kind ?? null,
     errorCode: failed?.code ?? null,
     errorMessage: failed?.message ?? null,
+    error: failed?.error ?? null,
     retryDelayMillis: failed?.delayMillis ?? null,
     requestedRetryNotBefore: failed?.requestedAt ?? null,
     effectiveNextRunAt: failed?.nextRunAt ?? null,
