@@ -1,9 +1,9 @@
 /**
  * Who runs the jobs: layers that claim them, run their handlers, renew their leases and store how they ended.
  *
- * Start-up and shutdown are those of the layer's scope. Closing it stops claiming, lets jobs go on for `drainTimeout`,
- * interrupts the rest, and ends each interrupted attempt as `RETRYABLE`, code `job.worker_shutdown`, due at once. What cannot
- * be stored is left to the reaper.
+ * Start-up and shutdown are those of the layer's scope. Closing it stops claiming, gives back what was leased ahead, lets jobs
+ * go on for `drainTimeout`, interrupts the rest, and ends each interrupted attempt as `RETRYABLE`, code `job.worker_shutdown`,
+ * due at once. What cannot be stored is left to the reaper.
  */
 import type * as Config from "effect/Config"
 import * as Context from "effect/Context"

@@ -17,7 +17,8 @@ export interface WorkerSettings {
   /**
    * How many jobs to lease ahead while all slots are taken: 0 (the default) to 1,000. They are started when slots get free,
    * without a claim in between, and given back at shutdown; neither waiting nor being given back uses up an attempt. Worth it
-   * for many short jobs. Jobs ahead wait for this process even if another one is idle.
+   * for many short jobs. Jobs ahead wait for this process even if another one is idle, and go before what becomes due later,
+   * whatever its priority.
    */
   readonly prefetch?: number | undefined
   /** How many jobs one claim takes at most: 1 to 1,000. Default: 16. */
