@@ -1,6 +1,7 @@
 import jobs from "./0001_jobs.ts"
 import jobLogs from "./0002_job_logs.ts"
+import workflows from "./0003_workflows.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
-export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs]
+export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows]

@@ -24,6 +24,11 @@ const byConstraint: Readonly<Record<string, FrameworkConstraintSpec>> = {
     "job.already_enqueued",
     "A job with this idempotency key already exists"
   ),
+  uq_workflow_runs_type_idempotency: spec(
+    "Conflict",
+    "workflow.already_enqueued",
+    "A workflow run with this idempotency key already exists"
+  ),
   // not ours: the name that an application should give to its own foreign key from job_queue.organization_id
   fk_job_queue_organization: spec("Validation", "job.organization_not_found", "The organization does not exist"),
   os_job_definitions_delete: spec(

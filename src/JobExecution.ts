@@ -7,9 +7,12 @@ import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type { Json } from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
-import type { Lease } from "./Job.ts"
+import type { ClaimedJob, Lease } from "./Job.ts"
 import type { Codec, Continuation, JobFailure } from "./JobContract.ts"
 import type { ProgressUpdate } from "./jobs/lease.ts"
+import type { Prerequisite } from "./workflows/prerequisites.ts"
+
+export type { Prerequisite } from "./workflows/prerequisites.ts"
 
 /** What the next slice of a long job begins with. */
 export interface ContinueOptions {
@@ -48,6 +51,8 @@ export class JobExecution extends Context.Service<
     readonly lease: Lease
     readonly jobType: string
     readonly organizationId: Option.Option<string>
+    /** The run and the step that the job belongs to, if it belongs to a workflow. */
+    readonly workflow: ClaimedJob["workflow"]
     readonly maxAttempts: number
     /** How long the handler may still run; zero after its deadline. */
     readonly remaining: Effect.Effect<Duration.Duration>
@@ -62,6 +67,28 @@ export class JobExecution extends Context.Service<
      * together, exactly once. The last statement there. Fails with `job.completion_pending` if it was called before.
      */
     readonly complete: <A>(output: A) => Effect.Effect<A, JobFailure, SqlClient>
+    /**
+     * The steps of the workflow that this one has waited for, as they ended; none for a job of no workflow. Read once per attempt.
+     * Fails with `workflow.prerequisites_unreadable`, retried.
+     */
+    readonly prerequisites: Effect.Effect<ReadonlyArray<Prerequisite>, JobFailure>
+    /**
+     * What the prerequisite `stepKey` left, decoded: give the contract of its job, or what was declared as `success` of an
+     * external step. Fails, terminally, with `workflow.prerequisite_missing` if it is no prerequisite or did not succeed, and with
+     * `workflow.invalid_prerequisite_output` if what it left does not match.
+     */
+    readonly output: <S extends Codec>(
+      stepKey: string,
+      of: S | { readonly success: S }
+    ) => Effect.Effect<S["Type"], JobFailure>
+    /**
+     * What the steps of the fan-out `key` left, decoded, in the order of its payloads. Fails as {@link output} does if one of them
+     * did not succeed; after an empty fan-out there are none.
+     */
+    readonly outputs: <S extends Codec>(
+      key: string,
+      of: S | { readonly success: S }
+    ) => Effect.Effect<ReadonlyArray<S["Type"]>, JobFailure>
     /** Ends this slice; the job goes on in a new run after `delay`. Does not return. */
     readonly continueAfter: (delay: Duration.Input, options?: ContinueOptions) => Effect.Effect<never, Continuation>
   }

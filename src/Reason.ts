@@ -9,6 +9,7 @@
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
+import type { WorkflowReason } from "./WorkflowReason.ts"
 
 /**
  * What kind of failure a reason is.
@@ -135,7 +136,16 @@ export class InvalidRetryTiming extends Schema.TaggedError<InvalidRetryTiming>("
 export class UnsupportedIsolation extends Schema.TaggedError<UnsupportedIsolation>(
   "effect-runledger/UnsupportedIsolation"
 )("UnsupportedIsolation", {
-  code: Schema.Literals(["job.enqueue_idempotency_unsupported_isolation", "job.unsupported_isolation"])
+  code: Schema.Literals([
+    "job.enqueue_idempotency_unsupported_isolation",
+    "job.unsupported_isolation",
+    "workflow.append_unsupported_isolation",
+    "workflow.cancel_unsupported_isolation",
+    "workflow.enqueue_idempotency_unsupported_isolation",
+    "workflow.external_completion_unsupported_isolation",
+    "workflow.recovery_unsupported_isolation",
+    "workflow.terminal_completion_unsupported_isolation"
+  ])
 }) {
   readonly category = "Validation"
   readonly transactionUsable = true
@@ -210,19 +220,6 @@ export class UnstartedClaimReleaseNotApplicable extends Schema.TaggedError<Unsta
   readonly transactionUsable = true
   override get message(): string {
     return `Attempt ${this.attempt} of run ${this.runNumber} is not an unstarted claim`
-  }
-}
-
-/** The job belongs to a workflow run, which alone may end it. */
-export class WorkflowManaged extends Schema.TaggedError<WorkflowManaged>("effect-runledger/WorkflowManaged")(
-  "WorkflowManaged",
-  { jobId: Schema.String, workflowRunId: Schema.String }
-) {
-  readonly code = "job.workflow_managed"
-  readonly category = "Validation"
-  readonly transactionUsable = true
-  override get message(): string {
-    return "The job belongs to a workflow run"
   }
 }
 
@@ -360,7 +357,7 @@ export type Reason =
   | IdempotencySnapshotMissing
   | LeaseOwnerMismatch
   | UnstartedClaimReleaseNotApplicable
-  | WorkflowManaged
   | JobNotFound
   | InvalidStateTransition
+  | WorkflowReason
   | WriteReason

@@ -209,7 +209,10 @@ const make = Effect.fnUntraced(function* (
             Effect.map(Queue.take(notifications), (notification) => {
               if (notification._tag === "Canceled") {
                 lose(notification.jobId)
-              } else if (notification._tag === "Reconnected" || handlers.has(notification.jobType)) {
+              } else if (
+                notification._tag === "Reconnected" ||
+                (notification._tag === "Due" && handlers.has(notification.jobType))
+              ) {
                 wake.openUnsafe()
               }
             })

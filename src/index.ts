@@ -2,8 +2,9 @@
  * Durable jobs on PostgreSQL, as Effects.
  *
  * Typed contracts: {@link Job}, {@link JobExecution}. Who runs them: {@link Worker}, {@link Reaper}, {@link Notifications}. What
- * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. The schema: {@link Migrator}. What can go
- * wrong: {@link QueryError} and its reasons, {@link SchemaCompatibilityError} and its reasons.
+ * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. Graphs of jobs: {@link Workflow}; what may happen
+ * to one: {@link Workflows}. The schema: {@link Migrator}. What can go wrong: {@link QueryError} and its reasons,
+ * {@link SchemaCompatibilityError} and its reasons.
  */
 export * as FrameworkConstraint from "./FrameworkConstraint.ts"
 export * as Job from "./Job.ts"
@@ -40,7 +41,6 @@ export {
   Unavailable,
   UnstartedClaimReleaseNotApplicable,
   UnsupportedIsolation,
-  WorkflowManaged,
   type WriteReason
 } from "./Reason.ts"
 export {
@@ -68,3 +68,27 @@ export {
 export * as StatementClock from "./StatementClock.ts"
 export * as TenantScope from "./TenantScope.ts"
 export * as Worker from "./Worker.ts"
+export * as Workflow from "./Workflow.ts"
+export {
+  ActiveKeyMisuse,
+  AppendConflict,
+  AppendRefused,
+  ExternalCompletionConflict,
+  ExternalStepNotFound,
+  ExternalStepNotWaiting,
+  GraphRule,
+  InvalidRecovery,
+  InvalidWorkflow,
+  NoResult,
+  RecoveryConflict,
+  RecoverySourceNotFound,
+  ResultWaitTimeout,
+  StepDefinitionUnavailable,
+  UnsuccessfulRun,
+  WorkflowContinuationNotEnabled,
+  WorkflowIdempotencyConflict,
+  type WorkflowReason,
+  WorkflowRunNotFound,
+  WorkflowSnapshotMissing
+} from "./WorkflowReason.ts"
+export * as Workflows from "./Workflows.ts"

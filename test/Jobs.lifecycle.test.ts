@@ -10,7 +10,9 @@ import * as Jobs from "../src/Jobs.ts"
 import type { QueryError } from "../src/QueryError.ts"
 import type { Reason } from "../src/Reason.ts"
 import * as TenantScope from "../src/TenantScope.ts"
+import * as Workflows from "../src/Workflows.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
+import { whileRunIsHeld } from "./support/workflows.ts"
 
 type Row = Readonly<Record<string, unknown>>
 
@@ -1557,34 +1559,82 @@ it.layer(TestDatabase.layerTestClock)("the life of a job", (it) => {
   // Workflow jobs
   // -------------------------------------------------------------------------------------------------------------------
 
-  it.effect("a job of a workflow run is ended by its run alone; its lease is renewed and reports progress", () =>
+  /** The leased job of a run of one step. */
+  const leasedStep = Effect.gen(function* () {
+    const jobType = yield* declare("step", { maxAttempts: 1 })
+    const { run } = yield* Workflows.enqueue({
+      workflowType: "single",
+      steps: [{ stepKey: "only", jobType, payload: null }]
+    })
+    const { lease } = yield* claimOne(jobType)
+    const standing = Effect.gen(function* () {
+      const [step] = yield* Workflows.steps(TenantScope.admin, run.id)
+      const found = yield* Workflows.get(TenantScope.admin, run.id)
+      return [step?.status, Option.map(found, ({ status }) => status).pipe(Option.getOrUndefined)]
+    })
+    return { runId: run.id, lease, standing }
+  })
+
+  it.effect.each([
+    {
+      title: "success",
+      end: (lease: Jobs.Lease) => Effect.asVoid(Jobs.completeSuccess(lease)),
+      step: "SUCCEEDED",
+      run: "SUCCEEDED"
+    },
+    {
+      title: "failure",
+      end: (lease: Jobs.Lease) => Effect.asVoid(Jobs.completeFailure(lease, failure)),
+      step: "FAILED",
+      run: "COMPLETED_WITH_ERRORS"
+    },
+    {
+      title: "cancellation",
+      end: ({ jobId }: Jobs.Lease) => Effect.asVoid(Jobs.cancel(TenantScope.global, jobId)),
+      step: "CANCELED",
+      run: "COMPLETED_WITH_ERRORS"
+    },
+    {
+      title: "the reaper",
+      end: () => Effect.andThen(TestClock.adjust(leaseMillis), Effect.asVoid(Jobs.reapExpiredLeases({ limit: 1000 }))),
+      step: "FAILED",
+      run: "COMPLETED_WITH_ERRORS"
+    }
+  ])("a job of a workflow run is ended by $title together with its step and its run", ({ end, step, run }) =>
+    Effect.gen(function* () {
+      const { lease, standing } = yield* leasedStep
+      yield* end(lease)
+      assert.deepStrictEqual<ReadonlyArray<string | undefined>>(yield* standing, [step, run])
+    })
+  )
+
+  it.effect("while somebody holds the run, its job is renewed and reports progress, and is not ended", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient
-      const { lease } = yield* leasedJob("step")
-      const runId = crypto.randomUUID()
-      yield* sql`
-        UPDATE runledger.job_queue SET workflow_run_id = ${runId}::uuid, workflow_step_id = ${crypto.randomUUID()}::uuid
-        WHERE id = ${lease.jobId}::uuid
-      `
-      yield* Jobs.heartbeat(lease, { extend: leaseMillis })
-      yield* Jobs.updateProgress(lease, { done: 1 })
-      const before = yield* rowOf(lease.jobId)
-      const endings: ReadonlyArray<Effect.Effect<unknown, QueryError<Reason>, SqlClient>> = [
-        Jobs.completeSuccess(lease),
-        Jobs.completeFailure(lease, failure),
-        Jobs.completeContinuation(lease),
-        Jobs.cancel(TenantScope.global, lease.jobId)
-      ]
-      for (const end of endings) {
-        const reason = yield* refusal(end)
-        assert.strictEqual(reason._tag === "WorkflowManaged" && reason.workflowRunId, runId)
-      }
-      // not the holder: nothing is said about the run
-      const stranger = yield* refusal(Jobs.completeSuccess({ ...lease, workerId: "stranger" }))
-      assert.strictEqual(stranger._tag, "LeaseOwnerMismatch")
-      yield* TestClock.adjust(leaseMillis)
-      yield* Jobs.reapExpiredLeases({ limit: 1000 })
-      assert.deepStrictEqual(yield* rowOf(lease.jobId), before)
+      const { lease, runId } = yield* leasedStep
+      const impatient = <A, R extends Reason>(self: Effect.Effect<A, QueryError<R>, SqlClient>) =>
+        refusal(
+          sql
+            .withTransaction(Effect.andThen(Effect.orDie(sql`SET LOCAL lock_timeout = '10ms'`), self))
+            .pipe(Effect.catchTag("SqlError", Effect.die))
+        )
+      yield* whileRunIsHeld(
+        runId,
+        Effect.gen(function* () {
+          yield* Jobs.heartbeat(lease, { extend: leaseMillis })
+          yield* Jobs.updateProgress(lease, { done: 1 })
+          const before = yield* rowOf(lease.jobId)
+          assert.strictEqual((yield* impatient(Jobs.completeSuccess(lease)))._tag, "Unavailable")
+          assert.strictEqual((yield* impatient(Jobs.completeFailure(lease, failure)))._tag, "Unavailable")
+          assert.strictEqual((yield* impatient(Jobs.cancel(TenantScope.global, lease.jobId)))._tag, "Unavailable")
+          // not the holder: nothing is said about the run, and nobody waits for it
+          const stranger = yield* refusal(Jobs.completeSuccess({ ...lease, workerId: "stranger" }))
+          assert.strictEqual(stranger._tag, "LeaseOwnerMismatch")
+          yield* TestClock.adjust(leaseMillis)
+          yield* Jobs.reapExpiredLeases({ limit: 1000 })
+          assert.deepStrictEqual(yield* rowOf(lease.jobId), before)
+        })
+      )
     })
   )
 

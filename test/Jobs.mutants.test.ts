@@ -51,7 +51,14 @@ const organization = "0197c000-0000-7000-8000-00000000000a"
 const startOver = unchanged(
   Effect.gen(function* () {
     const sql = yield* Others
-    for (const table of ["job_queue", "job_attempts", "job_events", "job_dead_letters"]) {
+    for (const table of [
+      "job_queue",
+      "job_attempts",
+      "job_events",
+      "job_dead_letters",
+      "workflow_steps",
+      "workflow_runs"
+    ]) {
       yield* sql`DELETE FROM runledger.${sql(table)}`
     }
     yield* JobDefinitions.upsert(jobType, { retry: { initial: "1 second", jitter: 0 } })
@@ -508,13 +515,32 @@ const reap = Effect.map(Jobs.reapExpiredLeases({ limit: 10 }), ({ leases }) => l
 const keyed = (options: Jobs.EnqueueOptions = {}, payload: Schema.Json = 1) =>
   Jobs.enqueue(jobType, payload, { idempotencyKey: "key", ...options })
 
+/** Makes a leased job the only step of a run. */
 const inWorkflow = (jobId: string) =>
-  Others.use(
-    (sql) => sql`
-      UPDATE runledger.job_queue
-      SET workflow_run_id = ${organization}::uuid, workflow_step_id = ${organization}::uuid
-      WHERE id = ${jobId}::uuid`
+  Others.use((sql) =>
+    Effect.all([
+      sql`
+        INSERT INTO runledger.workflow_runs (id, workflow_type, steps_total, steps_open, started_at, created_at, updated_at)
+        VALUES (${organization}::uuid, 'test', 1, 1, now(), now(), now())`,
+      sql`
+        INSERT INTO runledger.workflow_steps (
+          id, workflow_run_id, step_key, job_type, priority, max_attempts, timeout_seconds, stage, status, job_id, created_at,
+          updated_at
+        )
+        VALUES (
+          ${organization}::uuid, ${organization}::uuid, 'only', ${jobType}, 0, 3, 300, 'queued', 'RUNNING', ${jobId}::uuid,
+          now(), now()
+        )`,
+      sql`
+        UPDATE runledger.job_queue
+        SET workflow_run_id = ${organization}::uuid, workflow_step_id = ${organization}::uuid
+        WHERE id = ${jobId}::uuid`
+    ])
   )
+
+const stepStatus = Others.use((sql) =>
+  Effect.map(sql`SELECT status FROM runledger.workflow_steps`, ([row]) => row?.status)
+)
 
 /** The lease of the only job, as its row has it. */
 const claimedBefore = Effect.gen(function* () {
@@ -880,20 +906,37 @@ const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
       assert.strictEqual((yield* reasonOf(Jobs.cancel(TenantScope.global, lease.jobId)))._tag, "InvalidStateTransition")
     })
   ],
-  ...perWrite("leaves the jobs of workflows to their runs", ["success", "failure", "continuation", "cancel"], (name) =>
+  ...perWrite("takes the step of a workflow along", ["success", "failure", "continuation", "cancel"], (name) =>
     Effect.gen(function* () {
+      const sql = yield* Others
       const lease = yield* leased()
       yield* inWorkflow(lease.jobId)
-      assert.strictEqual((yield* reasonOf(write(name).run(lease)))._tag, "WorkflowManaged")
+      yield* sql`UPDATE runledger.workflow_steps SET allow_handler_continuation = true`
+      yield* write(name).run(lease)
+      const ends = { success: "SUCCEEDED", failure: "ENQUEUED", continuation: "ENQUEUED", cancel: "CANCELED" }
+      assert.strictEqual(yield* stepStatus, ends[name])
     })
   ),
   [
-    "reaper leaves the jobs of workflows to their runs",
+    "continuation asks the step of a workflow",
     Effect.gen(function* () {
+      const lease = yield* leased()
+      yield* inWorkflow(lease.jobId)
+      assert.strictEqual((yield* reasonOf(Jobs.completeContinuation(lease)))._tag, "WorkflowContinuationNotEnabled")
+    })
+  ],
+  [
+    // the run is held by somebody else: that is what tells a reaper that locks it from one that does not
+    "reaper leaves the jobs of a run that somebody holds",
+    Effect.gen(function* () {
+      const sql = yield* Others
       const { jobId } = yield* leased()
       yield* inWorkflow(jobId)
       yield* TestClock.adjust("10 seconds")
-      assert.deepStrictEqual(yield* reap, [])
+      const reaped = yield* sql.withTransaction(
+        Effect.andThen(sql`SELECT FROM runledger.workflow_runs FOR NO KEY UPDATE`, reap)
+      )
+      assert.deepStrictEqual(reaped, [])
     })
   ],
 
@@ -1266,7 +1309,7 @@ const mutants: ReadonlyArray<Mutant> = [
     "reaper gives back what never started"
   ]),
   mutant("reaper: workflows too", writes.reaper.statement, "AND q.workflow_run_id IS NULL", "", [
-    "reaper leaves the jobs of workflows to their runs"
+    "reaper leaves the jobs of a run that somebody holds"
   ]),
   mutant(
     "heartbeat: the renewal is not recorded",
@@ -1334,12 +1377,22 @@ const mutants: ReadonlyArray<Mutant> = [
     "cancel leaves what is finished"
   ]),
   ...each(
-    ["success", "failure", "continuation", "cancel"],
+    ["success", "failure", "cancel"],
     "workflows too",
     "AND q.workflow_run_id IS NULL",
     "",
-    "leaves the jobs of workflows to their runs"
+    "takes the step of a workflow along"
   ),
+  mutant(
+    "continuation: the step stays",
+    writes.continuation.statement,
+    "AND s.status IN ('ENQUEUED', 'RUNNING')",
+    "AND false",
+    ["continuation takes the step of a workflow along"]
+  ),
+  mutant("continuation: steps are not asked", writes.continuation.statement, "AND is_allowed", "", [
+    "continuation asks the step of a workflow"
+  ]),
 
   mutant("enqueue: runs in any isolation", enqueueStatement, isReadCommitted, "true", [
     "enqueue with a key refuses other isolations"

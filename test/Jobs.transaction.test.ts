@@ -9,6 +9,8 @@ import type { QueryError } from "../src/QueryError.ts"
 import type { Reason, WriteReason } from "../src/Reason.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import { Faults, layerPg as faulty, makeGate, waitAt } from "../src/testing/FaultySqlClient.ts"
+import type { WorkflowContinuationNotEnabled, WorkflowReason } from "../src/WorkflowReason.ts"
+import * as Workflows from "../src/Workflows.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
 const { admin } = TenantScope
@@ -35,6 +37,8 @@ const everything = SqlClient.use(
     UNION ALL SELECT 'event', to_jsonb(t), xmin::text FROM runledger.job_events t
     UNION ALL SELECT 'dead letter', to_jsonb(t), xmin::text FROM runledger.job_dead_letters t
     UNION ALL SELECT 'log', to_jsonb(t), xmin::text FROM runledger.job_logs t
+    UNION ALL SELECT 'run', to_jsonb(t), xmin::text FROM runledger.workflow_runs t
+    UNION ALL SELECT 'step', to_jsonb(t), xmin::text FROM runledger.workflow_steps t
     UNION ALL SELECT 'definition', to_jsonb(t), xmin::text FROM runledger.job_definitions t
     ORDER BY 1, 2`
 )
@@ -255,13 +259,14 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Jobs in a caller's tran
 // Reasons that leave the transaction usable
 // ---------------------------------------------------------------------------------------------------------------------
 
-type Domain = Exclude<Reason, WriteReason>["_tag"]
+// those of workflows have tests of their own
+type Domain = Exclude<Reason, WriteReason | Exclude<WorkflowReason, WorkflowContinuationNotEnabled>>["_tag"]
 
 const missing = Jobs.JobId.make("019ad000-0000-7000-8000-000000000000")
 
 const withStoredProgress = Effect.tap(leased(), (lease) => Jobs.updateProgress(lease, { done: 1, total: 2 }))
 
-/** Something that fails with the reason. Every domain reason has its line, or this does not compile. */
+/** Something that fails with the reason. Every domain reason of jobs has its line, or this does not compile. */
 const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
   InvalidArgument: [Effect.succeed(Jobs.enqueue(" ", 1)), Effect.succeed(Jobs.reapExpiredLeases({ limit: 0 }))],
   InvalidLeaseDuration: [
@@ -324,18 +329,13 @@ const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
       (lease) => Jobs.releaseUnstarted(lease)
     )
   ],
-  WorkflowManaged: [
-    Effect.map(
-      Effect.tap(leased(), ({ jobId }) =>
-        SqlClient.use(
-          (sql) => sql`
-            UPDATE runledger.job_queue
-            SET workflow_run_id = gen_random_uuid(), workflow_step_id = gen_random_uuid()
-            WHERE id = ${jobId}::uuid`
-        )
-      ),
-      (lease) => Jobs.completeSuccess(lease)
-    )
+  WorkflowContinuationNotEnabled: [
+    Effect.gen(function* () {
+      const jobType = yield* makeType
+      yield* Workflows.enqueue({ workflowType: "t", steps: [{ stepKey: "only", jobType, payload: 1 }] })
+      const { lease } = only(yield* Jobs.claim({ workerId: "w", types: [jobType], limit: 1, lease: "1 hour" }))
+      return Jobs.completeContinuation(lease)
+    })
   ],
   JobNotFound: [
     Effect.succeed(Jobs.cancel(admin, missing)),

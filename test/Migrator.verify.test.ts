@@ -121,11 +121,15 @@ it.effect("an unknown additive migration is fine", () =>
 
 it.effect("a migration that is not applied is pending", () =>
   Effect.gen(function* () {
-    yield* run(["DELETE FROM runledger.migration_history WHERE id = 2", "DROP TABLE runledger.job_logs"])
+    yield* run([
+      "DELETE FROM runledger.migration_history WHERE id = 3",
+      `DROP TABLE runledger.workflow_recoveries, runledger.workflow_active_claims, runledger.workflow_run_mutations,
+        runledger.workflow_step_dependencies, runledger.workflow_steps, runledger.workflow_runs`
+    ])
     const error = yield* Effect.flip(Migrator.ensureSchemaCompatible)
     assert.strictEqual(error.code, "schema.migrations_pending")
-    assert.include(error.message, "2 (job_logs)")
-    assert.deepStrictEqual(yield* Migrator.migrate, { applied: [{ id: 2, name: "job_logs" }] })
+    assert.include(error.message, "3 (workflows)")
+    assert.deepStrictEqual(yield* Migrator.migrate, { applied: [{ id: 3, name: "workflows" }] })
     yield* Migrator.ensureSchemaCompatible
   }).pipe(Effect.provide(TestDatabase.layer))
 )

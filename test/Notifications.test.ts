@@ -8,9 +8,10 @@ import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as Notifications from "../src/Notifications.ts"
 import * as TenantScope from "../src/TenantScope.ts"
+import * as Workflows from "../src/Workflows.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
-const { cancellationChannel, channel } = Notifications
+const { cancellationChannel, channel, runTerminalChannel } = Notifications
 const reconnected = { _tag: "Reconnected" } as const
 
 const only = <A>(items: ReadonlyArray<A>): A => {
@@ -72,7 +73,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Notifications", (it) =>
       const type = yield* makeType
       yield* Jobs.enqueue(type, 0)
       for (const inbox of inboxes) assert.deepStrictEqual(yield* Queue.take(inbox), due(type))
-      assert.strictEqual((yield* listeners).length, 1, "one connection for both channels and all subscribers")
+      assert.strictEqual((yield* listeners).length, 1, "one connection for all channels and subscribers")
     })
   )
 
@@ -141,6 +142,42 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Notifications", (it) =>
       yield* Notifications.markCanceled([])
       yield* Notifications.markCanceled(jobs)
       for (const job of jobs) assert.deepStrictEqual(yield* Queue.take(inbox), canceled(job))
+    })
+  )
+
+  it.effect("the end of a run is heard, by those whom it concerns", () =>
+    Effect.gen(function* () {
+      const service = yield* listener
+      const run = Workflows.WorkflowRunId.make(crypto.randomUUID())
+      const other = Workflows.WorkflowRunId.make(crypto.randomUUID())
+      const all = yield* subscribed(service)
+      const some = yield* service.subscribeTo(
+        (notification) => notification._tag === "RunTerminal" && notification.workflowRunId === run
+      )
+      assert.deepStrictEqual(yield* Queue.take(some), reconnected)
+      const ended = (workflowRunId: string, status: string) =>
+        say(JSON.stringify({ workflow_run_id: workflowRunId, status }), runTerminalChannel)
+      yield* say("a type")
+      for (const word of ["", "x", "{}", `"${run}"`, JSON.stringify({ workflow_run_id: run })]) {
+        yield* say(word, runTerminalChannel)
+      }
+      yield* ended("x", "SUCCEEDED")
+      yield* ended(run, "RUNNING")
+      yield* ended(other, "CANCELED")
+      yield* ended(run, "COMPLETED_WITH_ERRORS")
+      const heard = { _tag: "RunTerminal", workflowRunId: run, status: "COMPLETED_WITH_ERRORS" } as const
+      assert.deepStrictEqual(yield* Queue.take(some), heard)
+      // the channels are forwarded each by itself
+      const three = [yield* Queue.take(all), yield* Queue.take(all), yield* Queue.take(all)]
+      assert.deepStrictEqual(
+        three.filter(({ _tag }) => _tag === "RunTerminal"),
+        [{ ...heard, workflowRunId: other, status: "CANCELED" }, heard]
+      )
+      assert.deepStrictEqual(
+        three.filter(({ _tag }) => _tag === "Due"),
+        [due("a type")]
+      )
+      assert.strictEqual((yield* listeners).length, 1, "one connection for all channels")
     })
   )
 

@@ -29,14 +29,15 @@ import {
   TenantScope,
   Unavailable,
   UnstartedClaimReleaseNotApplicable,
-  UnsupportedIsolation,
-  WorkflowManaged
+  UnsupportedIsolation
 } from "../src/index.ts"
+import * as WorkflowReason from "../src/WorkflowReason.ts"
 import { answered, raised } from "./support/reasons.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
 const id = "01a2032f-2084-7b48-9ca6-127e043eb2ed"
 const lease = { jobId: id, runNumber: 1, attempt: 2 }
+const run = { workflowRunId: id }
 
 /** One of each, so that a reason that is added and not listed here does not compile. */
 const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _tag: Tag }> } = {
@@ -53,7 +54,6 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   IdempotencySnapshotMissing: new IdempotencySnapshotMissing({ jobId: id }),
   LeaseOwnerMismatch: new LeaseOwnerMismatch(lease),
   UnstartedClaimReleaseNotApplicable: new UnstartedClaimReleaseNotApplicable(lease),
-  WorkflowManaged: new WorkflowManaged({ jobId: id, workflowRunId: id }),
   JobNotFound: new JobNotFound({ jobId: id }),
   InvalidStateTransition: new InvalidStateTransition({ jobId: id, status: "CANCELED" }),
   Unavailable: new Unavailable({ origin: "database" }),
@@ -64,7 +64,41 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
     clientMessage: "It exists already"
   }),
   PermissionDenied: new PermissionDenied({}),
-  QueryFailed: new QueryFailed({})
+  QueryFailed: new QueryFailed({}),
+  InvalidWorkflow: new WorkflowReason.InvalidWorkflow({ rule: "invalid_dag_cycle", cycle: ["a", "b"] }),
+  ActiveKeyMisuse: new WorkflowReason.ActiveKeyMisuse({ code: "workflow.active_key_required" }),
+  StepDefinitionUnavailable: new WorkflowReason.StepDefinitionUnavailable({
+    stepKey: "crawl",
+    jobType: "page.crawl",
+    state: "disabled"
+  }),
+  WorkflowIdempotencyConflict: new WorkflowReason.WorkflowIdempotencyConflict({
+    workflowRunId: id,
+    fields: ["metadata"]
+  }),
+  WorkflowSnapshotMissing: new WorkflowReason.WorkflowSnapshotMissing(run),
+  WorkflowRunNotFound: new WorkflowReason.WorkflowRunNotFound(run),
+  AppendRefused: new WorkflowReason.AppendRefused({ code: "workflow.append_terminal_run" }),
+  AppendConflict: new WorkflowReason.AppendConflict(run),
+  ExternalStepNotFound: new WorkflowReason.ExternalStepNotFound({ ...run, stepKey: "approval" }),
+  ExternalStepNotWaiting: new WorkflowReason.ExternalStepNotWaiting({
+    stepKey: "approval",
+    code: "workflow.external_step_not_waiting"
+  }),
+  ExternalCompletionConflict: new WorkflowReason.ExternalCompletionConflict({
+    stepKey: "approval",
+    code: "workflow.external_step_conflicting_output_retry"
+  }),
+  InvalidRecovery: new WorkflowReason.InvalidRecovery({ code: "workflow.invalid_recovery_reason" }),
+  RecoverySourceNotFound: new WorkflowReason.RecoverySourceNotFound({
+    ...run,
+    code: "workflow.recovery_source_not_found"
+  }),
+  RecoveryConflict: new WorkflowReason.RecoveryConflict({ ...run, code: "workflow.recovery_source_not_terminal" }),
+  WorkflowContinuationNotEnabled: new WorkflowReason.WorkflowContinuationNotEnabled({ ...run, jobId: id }),
+  UnsuccessfulRun: new WorkflowReason.UnsuccessfulRun({ ...run, status: "CANCELED" }),
+  NoResult: new WorkflowReason.NoResult({ ...run, code: "workflow.result_missing" }),
+  ResultWaitTimeout: new WorkflowReason.ResultWaitTimeout(run)
 }
 
 const operationsOf = (tag: string): string =>
@@ -75,12 +109,26 @@ const operationsOf = (tag: string): string =>
     .map((operation) => `\`${operation}\``)
     .join(", ")
 
+/** The reasons that have more than one code. */
+const withCodes = [
+  UnsupportedIsolation,
+  WorkflowReason.ActiveKeyMisuse,
+  WorkflowReason.AppendRefused,
+  WorkflowReason.ExternalStepNotWaiting,
+  WorkflowReason.ExternalCompletionConflict,
+  WorkflowReason.InvalidRecovery,
+  WorkflowReason.RecoverySourceNotFound,
+  WorkflowReason.RecoveryConflict,
+  WorkflowReason.NoResult
+]
+
 const codesOf = (reason: Reason): string => {
-  if (reason._tag === "UnsupportedIsolation") {
-    return "`job.unsupported_isolation`, `job.enqueue_idempotency_unsupported_isolation`"
-  }
   if (reason._tag === "ConstraintViolation") return "by constraint, below"
-  return `\`${reason.code}\``
+  const codes =
+    reason._tag === "InvalidWorkflow"
+      ? WorkflowReason.GraphRule.literals.map((rule) => `workflow.${rule}`)
+      : (withCodes.find((made) => reason instanceof made)?.fields.code.literals ?? [reason.code])
+  return codes.map((code) => `\`${code}\``).join(", ")
 }
 
 const document = `# Reasons
@@ -132,7 +180,7 @@ describe("reasons", () => {
   it("have codes of their own", () => {
     const codes = Object.values(samples).map(({ code }) => code)
     assert.strictEqual(new Set(codes).size, codes.length)
-    for (const code of codes) assert.match(code, /^(?:job|db)\.[a-z_]+$/)
+    for (const code of codes) assert.match(code, /^(?:job|db|workflow)\.[a-z_]+$/)
   })
 
   it("survive encoding and decoding, without what the database said", () => {

@@ -10,6 +10,13 @@ type Row = Readonly<Record<string, unknown>>
 const at = "2026-01-01T00:00:00Z"
 const id = "01980000-0000-7000-8000-000000000001"
 const organization = "01980000-0000-7000-8000-00000000000a"
+const other = "01980000-0000-7000-8000-00000000000b"
+const missing = "01980000-0000-7000-8000-00000000000c"
+
+const step = { id, workflow_run_id: id, step_key: "s", created_at: at, updated_at: at }
+const queued = { job_type: "a", priority: 0, max_attempts: 3, timeout_seconds: 300, stage: "queued" }
+const blanks = ["", " \t\n", "\u0085\u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000"]
+const tooLong = "é".repeat(257)
 
 /** One row per table that breaks no rule; what is not named has its default. */
 const valid = {
@@ -37,7 +44,26 @@ const valid = {
     failed_at: at,
     created_at: at
   },
-  job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at }
+  job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at },
+  workflow_runs: { id, workflow_type: "a", metadata: {}, started_at: at, created_at: at, updated_at: at },
+  workflow_steps: { ...step, ...queued },
+  workflow_step_dependencies: {
+    workflow_run_id: id,
+    prerequisite_step_id: id,
+    dependent_step_id: organization,
+    created_at: at
+  },
+  workflow_run_mutations: { id, workflow_run_id: id, mutation_key: "m", request: {}, created_at: at },
+  workflow_active_claims: { scope: "global", active_key: "k", workflow_run_id: id, created_at: at, updated_at: at },
+  workflow_recoveries: {
+    recovery_run_id: other,
+    source_run_id: id,
+    source_step_id: id,
+    request_key: "k",
+    mode: "FULL_REPLAY",
+    reason: "r",
+    created_at: at
+  }
 } as const satisfies Record<string, Row>
 type Table = keyof typeof valid
 
@@ -51,9 +77,32 @@ const leased = {
   lease_expires_at: at
 }
 const keyed = { idempotency_key: "k", enqueue_request: {} }
+const nothingQueued = {
+  job_type: undefined,
+  priority: undefined,
+  max_attempts: undefined,
+  timeout_seconds: undefined,
+  stage: undefined
+}
 
-/** A rule, and each way to break it: the changes that make a valid row an invalid one, or `twice` the same row. */
-const cases: ReadonlyArray<readonly [Table, constraint: string, ...violations: ReadonlyArray<Row | "twice">]> = [
+/** What must be there before a valid row can be. */
+const needs: { readonly [T in Table]?: ReadonlyArray<readonly [Table, Row]> } = {
+  workflow_run_mutations: [["workflow_runs", valid.workflow_runs]],
+  workflow_active_claims: [["workflow_runs", valid.workflow_runs]],
+  workflow_recoveries: [
+    ["workflow_runs", valid.workflow_runs],
+    ["workflow_runs", { ...valid.workflow_runs, id: other }],
+    ["workflow_steps", valid.workflow_steps]
+  ]
+}
+
+/**
+ * A rule, and each way to break it: the changes that make a valid row an invalid one, or `twice` the same row; of a list, the
+ * first makes another valid row, and the second one that cannot stand beside it.
+ */
+const cases: ReadonlyArray<
+  readonly [Table, constraint: string, ...violations: ReadonlyArray<Row | "twice" | readonly [Row, Row]>]
+> = [
   ["migration_history", "pk_migration_history", "twice"],
 
   ["job_definitions", "pk_job_definitions", "twice"],
@@ -143,8 +192,114 @@ const cases: ReadonlyArray<readonly [Table, constraint: string, ...violations: R
   ["job_logs", "chk_job_logs_attempt_nonnegative", { attempt: -1 }],
   ["job_logs", "chk_job_logs_run_number_positive", { run_number: 0 }],
   ["job_logs", "chk_job_logs_level_not_blank", { level: " " }],
-  ["job_logs", "chk_job_logs_message_not_blank", { message: " " }]
+  ["job_logs", "chk_job_logs_message_not_blank", { message: " " }],
+
+  ["workflow_runs", "pk_workflow_runs", "twice"],
+  ["workflow_runs", "chk_workflow_runs_workflow_type_not_blank", { workflow_type: " " }],
+  ["workflow_runs", "chk_workflow_runs_status", { status: "FAILED" }],
+  ["workflow_runs", "chk_workflow_runs_idempotency_key_not_blank", { ...keyed, idempotency_key: " " }],
+  ["workflow_runs", "chk_workflow_runs_result_step_key_not_blank", { result_step_key: " " }],
+  [
+    "workflow_runs",
+    "chk_workflow_runs_step_counts",
+    { steps_open: -1 },
+    { steps_waiting: -1 },
+    { steps_unsuccessful: -1 },
+    { steps_total: 2, steps_open: 1, steps_waiting: 1, steps_unsuccessful: 1 }
+  ],
+  ["workflow_runs", "ck_workflow_runs_idempotency_enqueue_request", { idempotency_key: "k" }],
+  [
+    "workflow_runs",
+    "uq_workflow_runs_type_idempotency",
+    { id: undefined, ...keyed },
+    { id: undefined, organization_id: organization, ...keyed }
+  ],
+
+  ["workflow_steps", "pk_workflow_steps", "twice"],
+  ["workflow_steps", "uq_workflow_steps_run_step_key", { id: undefined }],
+  ["workflow_steps", "chk_workflow_steps_step_key_not_blank", { step_key: " " }],
+  [
+    "workflow_steps",
+    "chk_workflow_steps_fan_out",
+    { fan_out_key: "f" },
+    { fan_out_index: 0 },
+    { fan_out_key: " ", fan_out_index: 0 },
+    { fan_out_key: "f", fan_out_index: -1 }
+  ],
+  ["workflow_steps", "chk_workflow_steps_job_type_not_blank", { job_type: " " }],
+  ["workflow_steps", "chk_workflow_steps_stage_not_blank", { stage: " " }],
+  ["workflow_steps", "chk_workflow_steps_max_attempts_positive", { max_attempts: 0 }],
+  ["workflow_steps", "chk_workflow_steps_timeout_positive", { timeout_seconds: 0 }],
+  ["workflow_steps", "chk_workflow_steps_execution_kind", { execution_kind: "OTHER", ...nothingQueued }],
+  ["workflow_steps", "chk_workflow_steps_status", { status: "SKIPPED" }],
+  [
+    "workflow_steps",
+    "chk_workflow_steps_dependency_counts_nonnegative",
+    { dependency_count_total: -1 },
+    { dependency_count_pending: -1 },
+    { dependency_count_unsatisfied: -1 },
+    { dependency_count_total: 1, dependency_count_pending: 2 },
+    { dependency_count_total: 1, dependency_count_unsatisfied: 2 }
+  ],
+  [
+    "workflow_steps",
+    "chk_workflow_steps_execution_shape",
+    ...Object.keys(queued).map((column) => ({ [column]: undefined })),
+    { ...nothingQueued, execution_kind: "EXTERNAL", job_id: id },
+    ...Object.entries(queued).map(([column, value]) => ({
+      ...nothingQueued,
+      execution_kind: "EXTERNAL",
+      [column]: value
+    }))
+  ],
+  [
+    "workflow_steps",
+    "chk_workflow_steps_handler_continuation_job_only",
+    { ...nothingQueued, execution_kind: "EXTERNAL", allow_handler_continuation: true }
+  ],
+  [
+    "workflow_steps",
+    "chk_workflow_steps_execution_resource_key",
+    ...[...blanks, tooLong].map((key) => ({ execution_resource_key: key })),
+    { ...nothingQueued, execution_kind: "EXTERNAL", execution_resource_key: "k" }
+  ],
+
+  ["workflow_step_dependencies", "pk_workflow_step_dependencies", "twice"],
+  ["workflow_step_dependencies", "chk_workflow_step_dependencies_release_mode", { release_mode: "ON_FAILURE" }],
+  ["workflow_step_dependencies", "chk_workflow_step_dependencies_no_self_reference", { dependent_step_id: id }],
+
+  ["workflow_run_mutations", "pk_workflow_run_mutations", [{}, { mutation_key: "n" }]],
+  ["workflow_run_mutations", "uq_workflow_run_mutations_run_mutation_key", { id: undefined }],
+  ["workflow_run_mutations", "fk_workflow_run_mutations_workflow_run", { workflow_run_id: missing }],
+  ["workflow_run_mutations", "chk_workflow_run_mutations_mutation_key_not_blank", { mutation_key: " " }],
+  ["workflow_run_mutations", "chk_workflow_run_mutations_kind", { mutation_kind: "DROP_STEPS" }],
+
+  ["workflow_active_claims", "pk_workflow_active_claims", [{}, { workflow_run_id: other }]],
+  ["workflow_active_claims", "uq_workflow_active_claims_run", [{}, { active_key: "l" }]],
+  ["workflow_active_claims", "fk_workflow_active_claims_run", { workflow_run_id: missing }],
+  ["workflow_active_claims", "chk_workflow_active_claims_scope_not_blank", { scope: " " }],
+  [
+    "workflow_active_claims",
+    "chk_workflow_active_claims_key_not_blank",
+    ...[...blanks, tooLong].map((key) => ({ active_key: key }))
+  ],
+
+  ["workflow_recoveries", "pk_workflow_recoveries", [{}, { request_key: "l" }]],
+  ["workflow_recoveries", "uq_workflow_recoveries_source_request", [{}, { recovery_run_id: missing }]],
+  ["workflow_recoveries", "fk_workflow_recoveries_recovery_run", { recovery_run_id: missing }],
+  ["workflow_recoveries", "fk_workflow_recoveries_source_run", { source_run_id: missing, source_step_id: undefined }],
+  ["workflow_recoveries", "fk_workflow_recoveries_source_step", { source_step_id: missing }],
+  ["workflow_recoveries", "chk_workflow_recoveries_distinct_runs", { recovery_run_id: id }],
+  [
+    "workflow_recoveries",
+    "chk_workflow_recoveries_request_key",
+    ...[...blanks, tooLong].map((key) => ({ request_key: key }))
+  ],
+  ["workflow_recoveries", "chk_workflow_recoveries_mode", { mode: "PARTIAL" }],
+  ["workflow_recoveries", "chk_workflow_recoveries_reason", { reason: " " }]
 ]
+
+const isPair = (violation: Row | readonly [Row, Row]): violation is readonly [Row, Row] => Array.isArray(violation)
 
 const insert = Effect.fnUntraced(function* (table: Table, row: Row) {
   const sql = yield* SqlClient
@@ -157,15 +312,25 @@ const insert = Effect.fnUntraced(function* (table: Table, row: Row) {
   `
 })
 
+const prepared = (table: Table) =>
+  Effect.forEach(needs[table] ?? [], ([needed, row]) => insert(needed, row), { discard: true })
+
 const violated = Effect.fnUntraced(function* (table: Table, rows: ReadonlyArray<Row>) {
-  const error = yield* Effect.forEach(rows, (row) => insert(table, row)).pipe(rollback, Effect.flip)
+  const sql = yield* SqlClient
+  const error = yield* prepared(table).pipe(
+    Effect.andThen(Effect.forEach(rows, (row) => insert(table, row))),
+    // some foreign keys are asked at commit only
+    Effect.andThen(sql`SET CONSTRAINTS ALL IMMEDIATE`),
+    rollback,
+    Effect.flip
+  )
   return constraintName(error)
 })
 
 it.layer(TestDatabase.layer)("the schema", (it) => {
   it.effect.each(Array.from(new Set(cases.map(([table]) => table)), (table) => ({ table })))(
     "a valid row of $table is accepted",
-    ({ table }) => rollback(insert(table, valid[table]))
+    ({ table }) => rollback(Effect.andThen(prepared(table), insert(table, valid[table])))
   )
 
   it.effect.each(cases.map(([table, constraint, ...violations]) => ({ table, constraint, violations })))(
@@ -173,9 +338,16 @@ it.layer(TestDatabase.layer)("the schema", (it) => {
     ({ table, constraint, violations }) =>
       Effect.forEach(violations, (violation) =>
         Effect.gen(function* () {
-          const row = violation === "twice" ? valid[table] : { ...valid[table], ...violation }
-          // two rows that each are fine break what is unique
-          const rows = violation === "twice" || constraint.startsWith("uq_") ? [row, row] : [row]
+          const changes =
+            violation === "twice"
+              ? [{}, {}]
+              : isPair(violation)
+                ? violation
+                : // two rows that each are fine break what is unique
+                  constraint.startsWith("uq_")
+                  ? [violation, violation]
+                  : [violation]
+          const rows = changes.map((change) => ({ ...valid[table], ...change }))
           assert.strictEqual(yield* violated(table, rows), constraint, JSON.stringify(violation))
         })
       )

@@ -41,7 +41,7 @@ it.live("a defect while endings are written costs their attempts, and no later e
     const worker = Worker.layer({ jobs: [Work], pollInterval: "20 millis", lease: "1 second", observers: [observer] })
     yield* Layer.build(Layer.mergeAll(Layer.provide(worker, WorkLive), Reaper.layer({ interval: "100 millis" })))
 
-    yield* faults.arm([{ match: /'SUCCEEDED'/, times: 1, fault: defect }])
+    yield* faults.arm([{ match: /status = 'SUCCEEDED',/, times: 1, fault: defect }])
     const first = yield* Jobs.enqueue(Work, { n: 1 })
     yield* faults.injected.pipe(
       Effect.repeat({ until: (injected) => injected.length === 1, schedule: Schedule.spaced("5 millis") }),

@@ -13,7 +13,14 @@ import { transaction } from "./transaction.ts"
  * A statement found itself in another isolation than READ COMMITTED and wrote nothing. Raised from its result, never by the
  * server, so that a caller's transaction stays usable.
  */
-export class NotReadCommitted extends Data.TaggedError("NotReadCommitted") {}
+export class NotReadCommitted extends Data.TaggedError("NotReadCommitted")<{
+  /** Whether it concerned a job of a workflow run. */
+  readonly ofRun: boolean
+}> {
+  constructor(fields: { readonly ofRun: boolean } = { ofRun: false }) {
+    super(fields)
+  }
+}
 
 /** The condition that such a statement puts on its first step. READ UNCOMMITTED is READ COMMITTED in PostgreSQL. */
 export const isReadCommitted = "current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')"
@@ -35,7 +42,9 @@ export const readCommitted =
         R | SqlClient
       > {
         if (!(error instanceof NotReadCommitted)) return yield* Effect.fail(error)
-        const refusal = new UnsupportedIsolation({ code })
+        const refusal = new UnsupportedIsolation({
+          code: error.ofRun ? "workflow.terminal_completion_unsupported_isolation" : code
+        })
         if (yield* Sql.inTransaction(yield* Sql.client)) return yield* refusal
         return yield* transaction(
           Effect.mapError(self, (again) => (again instanceof NotReadCommitted ? refusal : again))

@@ -17,11 +17,13 @@ import {
   QueryFailed,
   Unavailable,
   type UnsupportedIsolation,
-  WorkflowManaged,
   type WriteReason
 } from "../Reason.ts"
-import type { TenantScope } from "../TenantScope.ts"
+import { admin, type TenantScope } from "../TenantScope.ts"
+import { inRun } from "../workflows/lock.ts"
+import { settleJobs } from "../workflows/settle.ts"
 import { attemptColumns, attemptTarget, attemptValues, withoutAttempt } from "./attempt.ts"
+import { inRuns, OfRun, type Runs } from "./fence.ts"
 
 /** Why the job is canceled. */
 export interface CancelOptions {
@@ -30,24 +32,21 @@ export interface CancelOptions {
 }
 
 /** What {@link cancel} can fail with. */
-export type CancelReason =
-  | InvalidArgument
-  | InvalidStateTransition
-  | JobNotFound
-  | UnsupportedIsolation
-  | WorkflowManaged
-  | WriteReason
+export type CancelReason = InvalidArgument | InvalidStateTransition | JobNotFound | UnsupportedIsolation | WriteReason
 
 /**
  * Cancels a job that is pending or leased. A handler that is at work learns of it by a notification, if its worker listens, or
  * by its next heartbeat, which is refused like every other write of its lease. The job keeps `leaseExpiresAt`, the instant by
  * which that handler is certainly gone; it cannot be requeued before.
  *
- * Fails with `JobNotFound` (no such job in the scope), `InvalidStateTransition` (it is terminal already), `WorkflowManaged`
- * (cancel its run), `Unavailable` (the row stayed locked for two seconds), `InvalidArgument`, `UnsupportedIsolation`, or what
- * any write can fail with.
+ * The job of a workflow step takes its step with it: dependents follow their release modes.
  *
- * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job, event, and the attempt that it ends.
+ * Fails with `JobNotFound` (no such job in the scope), `InvalidStateTransition` (it is terminal already), `Unavailable` (the
+ * row stayed locked for two seconds, or its run for five), `InvalidArgument`, `UnsupportedIsolation`, or what any write can
+ * fail with.
+ *
+ * Locks the run first, if there is one, then the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job, event, the attempt that it
+ * ends, and what follows in the run.
  *
  * @example
  * ```ts
@@ -69,8 +68,24 @@ export const cancel: (
   const invalid = invalidScope(scope) ?? Args.uuid("jobId", jobId)
   if (invalid !== undefined) return yield* invalid
   const reason = Args.diagnostic(options?.reason ?? "CANCELED")
-  const answers = yield* askUntilFree([{ lease: { jobId } }], () =>
-    readCommitted("job.unsupported_isolation")(cancelOnce(scope, jobId, reason))
+  let run: OfRun | undefined
+  const answers = yield* askUntilFree(
+    [{ lease: { jobId } }],
+    Effect.fnUntraced(function* () {
+      if (run === undefined) {
+        const answer = yield* readCommitted("job.unsupported_isolation")(cancelOnce(scope, jobId, reason, "none"))
+        if (!(answer instanceof OfRun)) return new Map([[jobId, answer]])
+        run = answer
+      }
+      const { runId } = run
+      // what ends a step is done with its run locked
+      const answer = yield* inRun(admin, runId, "r.status", () =>
+        Effect.tap(cancelOnce(scope, jobId, reason, [runId]), (canceled) =>
+          canceled instanceof JobRecord ? settleJobs([jobId]) : Effect.void
+        )
+      ).pipe(readCommitted("job.unsupported_isolation"))
+      return new Map([[jobId, answer instanceof OfRun ? ("busy" as const) : answer]])
+    })
   )
   const answer = answers.get(jobId)
   if (answer === undefined) return yield* new Unavailable({ origin: "busy" })
@@ -80,31 +95,17 @@ export const cancel: (
   return answer
 }, writing("Jobs.cancel"))
 
-const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId, reason: string) {
-  const { sql, instant } = yield* Sql.clocked
-  const [row] = yield* sql`
-    WITH input AS MATERIALIZED (
-      SELECT ${instant} AS at, ${reason}::text AS reason
-    ), seen AS MATERIALIZED (
-      SELECT q.status, q.workflow_run_id
-      FROM runledger.job_queue q
-      WHERE q.id = ${jobId}::uuid AND ${inScope(sql, scope, "q")}
-    ), locked AS MATERIALIZED (
-      SELECT
-        q.id, q.status, q.run_number, q.attempt, q.event_seq, q.stage, q.progress_done, q.progress_total,
-        q.lease_expires_at, ${sql.literal(attemptColumns)}
-      FROM runledger.job_queue q
-      WHERE q.id = ${jobId}::uuid AND ${inScope(sql, scope, "q")}
-        -- an expression, or the planner would take a partial index by status instead of the primary key
-        AND q.status || '' IN ('PENDING', 'LEASED')
-        AND q.workflow_run_id IS NULL
-        AND ${sql.literal(isReadCommitted)}
-      FOR NO KEY UPDATE SKIP LOCKED
-    ), canceled AS (
+/** What {@link cancelOf} reads of a locked job `q`. */
+export const cancelColumns = `q.id, q.status, q.run_number, q.attempt, q.event_seq, q.stage, q.progress_done, q.progress_total,
+        q.lease_expires_at, ${attemptColumns}`
+
+/** Cancels `locked`, which holds {@link cancelColumns}; reads `input (at, reason)` and provides `canceled`, the jobs as they are then. */
+export const cancelOf = `
+    canceled AS (
       UPDATE runledger.job_queue q
       SET
         status = 'CANCELED',
-        ${sql.literal(withoutAttempt)},
+        ${withoutAttempt},
         finished_at = i.at,
         output = NULL,
         status_reason = i.reason,
@@ -114,8 +115,8 @@ const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId
       WHERE q.id = ANY (ARRAY(SELECT id FROM locked))
       RETURNING q.*
     ), closed AS (
-      INSERT INTO ${sql.literal(attemptTarget)})
-      SELECT ${sql.literal(attemptValues)}, i.at, 'CANCELED', NULL
+      INSERT INTO ${attemptTarget})
+      SELECT ${attemptValues}, i.at, 'CANCELED', NULL
       FROM locked l
       CROSS JOIN input i
       WHERE l.status = 'LEASED'
@@ -129,15 +130,36 @@ const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId
         i.at
       FROM locked l
       CROSS JOIN input i
-    )
+    )`
+
+const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId, reason: string, runs: Runs) {
+  const { sql, instant } = yield* Sql.clocked
+  const [row] = yield* sql`
+    WITH input AS MATERIALIZED (
+      SELECT ${instant} AS at, ${reason}::text AS reason
+    ), seen AS MATERIALIZED (
+      SELECT q.status, q.workflow_run_id
+      FROM runledger.job_queue q
+      WHERE q.id = ${jobId}::uuid AND ${inScope(sql, scope, "q")}
+    ), locked AS MATERIALIZED (
+      SELECT
+        ${sql.literal(cancelColumns)}
+      FROM runledger.job_queue q
+      WHERE q.id = ${jobId}::uuid AND ${inScope(sql, scope, "q")}
+        -- an expression, or the planner would take a partial index by status instead of the primary key
+        AND q.status || '' IN ('PENDING', 'LEASED')
+        ${inRuns(sql, runs)}
+        AND ${sql.literal(isReadCommitted)}
+      FOR NO KEY UPDATE SKIP LOCKED
+    ), ${sql.literal(cancelOf)}
     SELECT
       CASE
         WHEN NOT ${sql.literal(isReadCommitted)} THEN 'isolation'
         WHEN EXISTS (SELECT FROM canceled) THEN 'done'
         WHEN s.status IS NULL THEN 'not found'
-        WHEN s.workflow_run_id IS NOT NULL THEN 'workflow'
-        WHEN s.status IN ('PENDING', 'LEASED') THEN 'busy'
-        ELSE 'terminal'
+        WHEN s.status NOT IN ('PENDING', 'LEASED') THEN 'terminal'
+        WHEN s.workflow_run_id IS NOT NULL AND ${runs === "none"}::boolean THEN 'workflow'
+        ELSE 'busy'
       END AS outcome,
       s.status AS seen_status,
       s.workflow_run_id AS seen_run_id,
@@ -146,21 +168,19 @@ const cancelOnce = Effect.fnUntraced(function* (scope: TenantScope, jobId: JobId
     LEFT JOIN seen s ON true
     LEFT JOIN (SELECT ${sql.literal(jobColumns)} FROM canceled) c ON true
   `
-  const answer = (value: JobRecord | JobNotFound | WorkflowManaged | InvalidStateTransition | "busy") =>
-    new Map([[jobId, value]])
   switch (row?.outcome) {
     case "isolation":
-      return yield* new NotReadCommitted()
+      return yield* new NotReadCommitted({ ofRun: row.seen_run_id !== null })
     case "busy":
-      return answer("busy")
+      return "busy" as const
     case "done":
-      return answer(yield* decodeJob(row))
+      return yield* decodeJob(row)
     case "workflow":
-      return answer(new WorkflowManaged({ jobId, workflowRunId: String(row.seen_run_id) }))
+      return new OfRun({ runId: String(row.seen_run_id) })
     case "terminal":
-      return answer(new InvalidStateTransition({ jobId, status: String(row.seen_status) }))
+      return new InvalidStateTransition({ jobId, status: String(row.seen_status) })
     default:
-      return answer(new JobNotFound({ jobId }))
+      return new JobNotFound({ jobId })
   }
 })
 

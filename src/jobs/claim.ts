@@ -54,8 +54,8 @@ export type ClaimReason = InvalidArgument | InvalidLeaseDuration | UnsupportedIs
  * of equal priority the one whose head has waited longest goes first. Rows that others are claiming are skipped, so any
  * number of workers share nothing and wait for nothing. Definitions are not consulted: a disabled type still drains.
  *
- * Locks the claimed jobs `FOR NO KEY UPDATE SKIP LOCKED`; writes `job_queue`. Inside a caller's transaction the leases
- * exist when it commits.
+ * Locks the claimed jobs `FOR NO KEY UPDATE SKIP LOCKED`; writes `job_queue`, and the steps of workflow jobs. Inside a
+ * caller's transaction the leases exist when it commits.
  *
  * Fails with `InvalidArgument` (worker, types or limit), `InvalidLeaseDuration`, `UnsupportedIsolation` (the caller's
  * transaction is not READ COMMITTED), or what any write can fail with.
@@ -249,9 +249,22 @@ const select = Effect.fnUntraced(function* (
         q.id, q.run_number, q.attempt, q.worker_id, q.job_type, q.payload_version, q.organization_id, q.payload,
         q.priority, q.max_attempts, q.timeout_seconds, q.next_run_at, q.lease_expires_at, q.checkpoint,
         q.progress_done, q.progress_total, q.created_at, q.workflow_run_id, q.workflow_step_id,
-        q.trace_parent
+        q.trace_parent, q.leased_at
+    ), step AS (
+      -- what "stepFollows" would write of a job that is leased, and no more: every claim pays for it, also one of nothing
+      UPDATE runledger.workflow_steps s
+      SET status = 'RUNNING', started_at = COALESCE(s.started_at, c.leased_at), updated_at = c.leased_at
+      FROM claimed c
+      WHERE s.id = c.workflow_step_id
+        -- a list of ids: only look-ups by primary key can answer it, whatever statistics say
+        AND s.id = ANY (ARRAY(SELECT workflow_step_id FROM claimed WHERE workflow_step_id IS NOT NULL))
+        AND c.workflow_run_id IS NOT NULL
+        AND s.status IN ('ENQUEUED', 'RUNNING')
     )
-    SELECT ${sql.literal(isReadCommitted)} AS is_read_committed, c.*
+    SELECT
+      ${sql.literal(isReadCommitted)} AS is_read_committed, c.id, c.run_number, c.attempt, c.worker_id, c.job_type,
+      c.payload_version, c.organization_id, c.payload, c.priority, c.max_attempts, c.timeout_seconds, c.lease_expires_at,
+      c.checkpoint, c.progress_done, c.progress_total, c.created_at, c.workflow_run_id, c.workflow_step_id, c.trace_parent
     FROM (SELECT) AS always
     LEFT JOIN claimed c ON true
     ORDER BY c.priority DESC, c.next_run_at, c.id

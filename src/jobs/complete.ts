@@ -6,6 +6,7 @@ import { askUntilFree } from "../internal/busy.ts"
 import { chunksOf } from "../internal/chunks.ts"
 import { type NotReadCommitted, readCommitted } from "../internal/isolation.ts"
 import { isPoisoned, savepointInCallers } from "../internal/poison.ts"
+import { classified, transaction } from "../internal/transaction.ts"
 import type { Lease } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
@@ -20,9 +21,12 @@ import {
   type Reason,
   type Unavailable,
   type UnsupportedIsolation,
-  type WorkflowManaged,
   type WriteReason
 } from "../Reason.ts"
+import { admin } from "../TenantScope.ts"
+import type { WorkflowContinuationNotEnabled } from "../WorkflowReason.ts"
+import { inRun, lockFreeRuns } from "../workflows/lock.ts"
+import { settleJobs } from "../workflows/settle.ts"
 import {
   bytesOf,
   type Completion,
@@ -35,7 +39,7 @@ import {
 } from "./completion.ts"
 import { type Continued, continueWith, type EncodedContinuation } from "./continuation.ts"
 import { type EncodedFailure, type FailureDisposition, fail } from "./failure.ts"
-import { answerFor, invalidLease } from "./fence.ts"
+import { answerFor, invalidLease, OfRun, type Runs } from "./fence.ts"
 import { maxBatch } from "./limits.ts"
 import { type EncodedSuccess, type Succeeded, succeed } from "./success.ts"
 
@@ -48,7 +52,7 @@ export type { Succeeded } from "./success.ts"
 export type Completed = Succeeded | FailureDisposition | Continued
 
 /** What every completion can fail with. */
-type CommonReason = InvalidArgument | LeaseOwnerMismatch | UnsupportedIsolation | WorkflowManaged | WriteReason
+type CommonReason = InvalidArgument | LeaseOwnerMismatch | UnsupportedIsolation | WriteReason
 
 /** What {@link completeSuccess} can fail with. */
 export type SuccessReason = CommonReason | InvalidCompletionProgress
@@ -57,7 +61,11 @@ export type SuccessReason = CommonReason | InvalidCompletionProgress
 export type FailureReason = CommonReason | InvalidRetryTiming
 
 /** What {@link completeContinuation} can fail with. */
-export type ContinuationReason = CommonReason | InvalidCompletionProgress | InvalidContinuationDelay
+export type ContinuationReason =
+  | CommonReason
+  | InvalidCompletionProgress
+  | InvalidContinuationDelay
+  | WorkflowContinuationNotEnabled
 
 /** What {@link completeMany} can fail with as a whole: a malformed batch, before anything is sent, or the database. */
 export type CompleteManyReason =
@@ -72,7 +80,7 @@ export type CompleteManyReason =
 export type CompletionRefusal =
   | LeaseOwnerMismatch
   | InvalidCompletionProgress
-  | WorkflowManaged
+  | WorkflowContinuationNotEnabled
   | Unavailable
   | ConstraintViolation
   | QueryFailed
@@ -84,7 +92,7 @@ export type CompletionRefusal =
  * from then on the row lock keeps the job, so a commit after the expiry is valid.
  *
  * Fails with `LeaseOwnerMismatch` (not held, or expired), `Unavailable` (the row stayed locked for two seconds),
- * `InvalidCompletionProgress` (alone or together with what is stored), `WorkflowManaged`, `InvalidArgument` (lease or JSON),
+ * `InvalidCompletionProgress` (alone or together with what is stored), `InvalidArgument` (lease or JSON),
  * `UnsupportedIsolation`, or what any write can fail with. After `OutcomeUnknown`, `Jobs.attempts` tells whether it happened.
  *
  * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job and attempt.
@@ -111,7 +119,7 @@ export const completeSuccess: (
  * Ends an attempt as failed. The job is retried when its definition's policy says, or ends in the dead letters: at once for
  * `TERMINAL` and `PANICKED`, else when its attempts are used up.
  *
- * Fails with `LeaseOwnerMismatch`, `Unavailable`, `WorkflowManaged`, `UnsupportedIsolation` and what any write can fail with
+ * Fails with `LeaseOwnerMismatch`, `Unavailable`, `UnsupportedIsolation` and what any write can fail with
  * as {@link completeSuccess} does; with `InvalidRetryTiming` for a lower bound that cannot be represented, and
  * `InvalidArgument` (lease, kind or code).
  *
@@ -144,8 +152,9 @@ export const completeFailure: (
  * Ends an attempt as one slice of longer work: the job goes back to the queue as its next run, with fresh attempts, keeping
  * progress and checkpoint. Continuations are not limited by the number of attempts.
  *
- * Fails with `LeaseOwnerMismatch`, `Unavailable`, `WorkflowManaged`, `InvalidCompletionProgress`, `UnsupportedIsolation` and
- * what any write can fail with as {@link completeSuccess} does; with `InvalidContinuationDelay`, and `InvalidArgument`
+ * Fails with `LeaseOwnerMismatch`, `Unavailable`, `InvalidCompletionProgress`, `UnsupportedIsolation` and
+ * what any write can fail with as {@link completeSuccess} does; with `InvalidContinuationDelay`,
+ * `WorkflowContinuationNotEnabled` (the step of a workflow did not opt in), and `InvalidArgument`
  * (lease or checkpoint).
  *
  * Locks the job `FOR NO KEY UPDATE SKIP LOCKED`; writes job, attempt and event.
@@ -218,9 +227,9 @@ export const completeMany: (
     if (refused !== undefined) return yield* Effect.fail(refused)
   }
   const answers = new Map<string, Result.Result<Completed, CompletionRefusal>>([
-    ...(yield* many(successes, succeed)),
-    ...(yield* many(failures, fail)),
-    ...(yield* many(continuations, continueWith))
+    ...(yield* many(successes, succeed, successes.length === completions.length)),
+    ...(yield* many(failures, fail, failures.length === completions.length)),
+    ...(yield* many(continuations, continueWith, continuations.length === completions.length))
   ])
   const due: Array<string> = []
   for (const { lease, delayMillis } of continuations) {
@@ -254,40 +263,131 @@ const wellFormed = <A extends Item, E>(encoded: Result.Result<A, E>): Effect.Eff
   return invalid === undefined ? Effect.succeed(encoded.success) : Effect.fail(invalid)
 }
 
+type Answers<A, E> = ReadonlyMap<string, Result.Result<A, E> | "busy">
+
 type Statement<I extends Item, A, E extends Reason> = (
-  items: ReadonlyArray<I>
-) => Effect.Effect<
-  ReadonlyMap<string, Result.Result<A, E> | "busy">,
-  SqlError | NotReadCommitted | QueryFailed,
-  SqlClient
->
+  items: ReadonlyArray<I>,
+  runs: Runs
+) => Effect.Effect<Answers<A, E | OfRun>, SqlError | NotReadCommitted | QueryFailed, SqlClient>
+
+/** Ends attempts of direct jobs; the answer of a job that belongs to a run is {@link OfRun}. */
+const direct = <I extends Item, A, E extends Reason>(items: ReadonlyArray<I>, statement: Statement<I, A, E>) =>
+  readCommitted("job.unsupported_isolation")(statement(items, "none"))
+
+/**
+ * Ends attempts of jobs of runs, by the protocol of `workflows/lock.ts`: what ends a step is done with its run locked. If there
+ * is one run and nothing else to hold up, it may wait for that run; else the jobs of a locked run are busy.
+ */
+const withRuns = <I extends Item, A, E extends Reason>(
+  items: ReadonlyArray<I>,
+  runs: RunsOfJobs,
+  statement: Statement<I, A, E>,
+  mayWait: boolean
+): Effect.Effect<Map<string, Result.Result<A, E> | "busy">, UnsupportedIsolation | WriteReason, SqlClient> => {
+  const runIds = [...new Set(items.flatMap(({ lease }) => runs.get(lease.jobId) ?? []))].sort()
+  const end = Effect.fnUntraced(function* (held: ReadonlyArray<string>) {
+    const answers = notOfRuns(yield* statement(items, held))
+    yield* settleJobs(
+      [...answers].flatMap(([id, answer]) => (answer !== "busy" && Result.isSuccess(answer) ? [id] : []))
+    )
+    return answers
+  })
+  const [first] = runIds
+  return (
+    mayWait && first !== undefined && runIds.length === 1
+      ? inRun(admin, first, "r.status", () => end([first]))
+      : transaction(Effect.flatMap(lockFreeRuns(runIds), end))
+  ).pipe(readCommitted("workflow.terminal_completion_unsupported_isolation"), classified)
+}
+
+/** The run of each job that has one. */
+type RunsOfJobs = ReadonlyMap<string, string>
+
+const runsIn = <A, E>(answers: Answers<A, E | OfRun>): RunsOfJobs => {
+  const runs = new Map<string, string>()
+  for (const [id, answer] of answers) {
+    if (answer !== "busy" && Result.isFailure(answer) && answer.failure instanceof OfRun)
+      runs.set(id, answer.failure.runId)
+  }
+  return runs
+}
+
+/** What is left when the runs have been dealt with; a job that is told again that it belongs to one has to be asked again. */
+const notOfRuns = <A, E>(answers: Answers<A, E | OfRun>): Map<string, Result.Result<A, E> | "busy"> => {
+  const left = new Map<string, Result.Result<A, E> | "busy">()
+  for (const [id, answer] of answers) {
+    if (answer === "busy") left.set(id, answer)
+    else if (Result.isSuccess(answer)) left.set(id, Result.succeed(answer.success))
+    else left.set(id, answer.failure instanceof OfRun ? "busy" : Result.fail(answer.failure))
+  }
+  return left
+}
 
 const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(item: I, statement: Statement<I, A, E>) {
-  const answers = yield* askUntilFree([item], (items) => readCommitted("job.unsupported_isolation")(statement(items)))
+  let runs: RunsOfJobs = new Map()
+  const answers = yield* askUntilFree(
+    [item],
+    Effect.fnUntraced(function* (items: ReadonlyArray<I>) {
+      if (runs.size === 0) {
+        const found = yield* direct(items, statement)
+        runs = runsIn(found)
+        if (runs.size === 0) return notOfRuns(found)
+      }
+      return yield* withRuns(items, runs, statement, true)
+    })
+  )
   return yield* Effect.fromResult(answerFor(answers, item.lease))
 })
 
+/** `isAll`: whether the batch holds nothing but these items, which may then wait for their run. */
 const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
   items: ReadonlyArray<I>,
-  statement: Statement<I, A, E>
+  statement: Statement<I, A, E>,
+  isAll: boolean
 ) {
   const answers = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed>>()
   for (const chunk of chunksOf(items, maxBatch, bytesOf)) {
-    for (const answer of yield* askUntilFree(chunk, (left) => halving(left, statement))) answers.set(...answer)
+    const runs = new Map<string, string>()
+    const round = Effect.fnUntraced(function* (left: ReadonlyArray<I>) {
+      const answered = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">()
+      const ofNone = left.filter(({ lease }) => !runs.has(lease.jobId))
+      if (ofNone.length > 0) {
+        const found = yield* halving(ofNone, (half) => savepointInCallers(direct(half, statement)))
+        for (const entry of runsIn(found)) runs.set(...entry)
+        for (const entry of notOfRuns(found)) answered.set(...entry)
+      }
+      const ofRuns = left.filter(({ lease }) => runs.has(lease.jobId))
+      if (ofRuns.length > 0) {
+        const mayWait = isAll && ofRuns.length === items.length
+        const end = (half: ReadonlyArray<I>) =>
+          withRuns(half, runs, statement, mayWait).pipe(
+            // the others have been done, or will be: their answers must not be lost
+            Effect.catchIf(isLockTimeout, () =>
+              Effect.succeed(new Map(half.map(({ lease }) => [lease.jobId, "busy" as const])))
+            )
+          )
+        for (const entry of yield* halving(ofRuns, end)) answered.set(...entry)
+      }
+      return answered
+    })
+    for (const answer of yield* askUntilFree(chunk, round)) answers.set(...answer)
   }
   return answers
 })
 
+const isLockTimeout = (reason: { readonly _tag: string }): reason is Unavailable =>
+  reason._tag === "Unavailable" && "sqlState" in reason && reason.sqlState === "55P03"
+
 /** Halves a batch that the database refuses until the row at fault stands alone, and answers that row. */
-const halving = <I extends Item, A, E extends Reason>(
+const halving = <I extends Item, A, E>(
   items: ReadonlyArray<I>,
-  statement: Statement<I, A, E>
+  end: (items: ReadonlyArray<I>) => Effect.Effect<Answers<A, E>, UnsupportedIsolation | WriteReason, SqlClient>
 ): Effect.Effect<
   Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">,
   UnsupportedIsolation | WriteReason,
   SqlClient
 > =>
-  savepointInCallers(readCommitted("job.unsupported_isolation")(statement(items))).pipe(
+  end(items).pipe(
     Effect.map((answers) => new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">(answers)),
     Effect.catchIf(isPoisoned, (reason) => {
       const [first] = items
@@ -296,8 +396,8 @@ const halving = <I extends Item, A, E extends Reason>(
       }
       const half = Math.ceil(items.length / 2)
       return Effect.zipWith(
-        halving(items.slice(0, half), statement),
-        halving(items.slice(half), statement),
+        halving(items.slice(0, half), end),
+        halving(items.slice(half), end),
         (left, right) => new Map([...left, ...right])
       )
     })

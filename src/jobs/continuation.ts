@@ -5,8 +5,10 @@ import type { Row } from "effect/sql/SqlConnection"
 import * as Sql from "../internal/sql.ts"
 import type { Lease, Progress } from "../Job.ts"
 import { InvalidCompletionProgress } from "../Reason.ts"
+import { WorkflowContinuationNotEnabled } from "../WorkflowReason.ts"
+import { followed, stepFollows } from "../workflows/settle.ts"
 import { attemptColumns, attemptTarget, attemptValues, withoutLease } from "./attempt.ts"
-import { answersOf, fenceOf, lockedThenLive, othersThanDone, workflowManaged } from "./fence.ts"
+import { answersOf, fenceOf, lockedThenLive, othersThanDone } from "./fence.ts"
 import { decodeProgress } from "./success.ts"
 
 /** One continuation, with its JSON encoded. */
@@ -29,7 +31,7 @@ export interface Continued {
 
 /**
  * Ends attempts as finished slices of longer work: the run number advances, attempts start anew, progress and checkpoint
- * stay. The attempt is written, and the event that says when the next run is due.
+ * stay. A step of a workflow must have opted in; it follows its job. The attempt is written, and the event that says when the next run is due.
  */
 export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedContinuation>) {
   const { sql, instant, clock } = yield* Sql.clocked
@@ -45,10 +47,23 @@ export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<En
   const rows = yield* sql`
     WITH input AS MATERIALIZED (
       SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${slices}::jsonb AS slices, ${instant} AS at
-    ), ${lockedThenLive(sql, clock, "left to the run", `${attemptColumns}, q.progress_done, q.progress_total, q.checkpoint`)}, merged AS MATERIALIZED (
+    ), ${lockedThenLive(
+      sql,
+      clock,
+      "any",
+      `${attemptColumns}, q.progress_done, q.progress_total, q.checkpoint, q.workflow_run_id, q.workflow_step_id`
+    )}, merged AS MATERIALIZED (
       SELECT
         l.id, l.run_number, l.attempt, l.event_seq, l.worker_id, l.claim_origin, l.leased_at, l.lease_ms,
-        l.attempt_started_at, l.renewed, l.leased_seq, l.started_seq,
+        l.attempt_started_at, l.renewed, l.leased_seq, l.started_seq, l.workflow_run_id,
+        l.workflow_run_id IS NULL OR COALESCE(
+          (
+            SELECT w.allow_handler_continuation
+            FROM runledger.workflow_steps w
+            WHERE w.id = l.workflow_step_id
+          ),
+          false
+        ) AS is_allowed,
         COALESCE((s.slice ->> 'done')::bigint, l.progress_done) AS progress_done,
         COALESCE((s.slice ->> 'total')::bigint, l.progress_total) AS progress_total,
         COALESCE(s.slice -> 'checkpoint', l.checkpoint) AS checkpoint,
@@ -58,7 +73,7 @@ export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<En
       CROSS JOIN input i
       CROSS JOIN LATERAL (SELECT i.slices -> l.id::text AS slice) s
     ), valid AS MATERIALIZED (
-      SELECT * FROM merged WHERE (progress_done <= progress_total) IS NOT FALSE
+      SELECT * FROM merged WHERE (progress_done <= progress_total) IS NOT FALSE AND is_allowed
     ), done AS (
       UPDATE runledger.job_queue q
       SET
@@ -82,7 +97,9 @@ export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<En
       CROSS JOIN input i
       -- a range of one: only a look-up by primary key for each row can answer it, whatever statistics say
       WHERE q.id BETWEEN v.id AND v.id
-      RETURNING q.id, q.job_type, q.run_number, q.next_run_at, q.progress_done, q.progress_total
+      RETURNING q.id, q.job_type, q.next_run_at, q.progress_done, q.progress_total, ${sql.literal(followed)}
+    ), step AS (
+      ${sql.literal(stepFollows("done", "(SELECT at FROM input)"))}
     ), closed AS (
       INSERT INTO ${sql.literal(attemptTarget)})
       SELECT ${sql.literal(attemptValues)}, i.at, 'CONTINUED', NULL
@@ -109,12 +126,18 @@ export const continueWith = Effect.fnUntraced(function* (items: ReadonlyArray<En
       id, 'done' AS outcome, NULL::uuid AS workflow_run_id, job_type, run_number, next_run_at, progress_done, progress_total
     FROM done
     UNION ALL
-    ${othersThanDone(sql, "left to the run", ", NULL, NULL, NULL, NULL, NULL", "progress")}
+    ${othersThanDone(sql, "any", ", NULL, NULL, NULL, NULL, NULL", refusal)}
   `
-  return yield* answersOf(rows, items, decode, (outcome, row, lease) =>
-    outcome === "progress" ? new InvalidCompletionProgress() : workflowManaged(outcome, row, lease)
+  return yield* answersOf(rows, items, decode, (outcome, row, { jobId }) =>
+    outcome === "progress"
+      ? new InvalidCompletionProgress()
+      : outcome === "not enabled"
+        ? new WorkflowContinuationNotEnabled({ jobId, workflowRunId: String(row.workflow_run_id) })
+        : undefined
   )
 })
+
+const refusal = "CASE WHEN i.id IN (SELECT id FROM merged WHERE NOT is_allowed) THEN 'not enabled' ELSE 'progress' END"
 
 const decode = (row: Row): Continued | undefined => {
   const jobType = row.job_type

@@ -87,12 +87,7 @@ export interface EncodedRequest {
   readonly payloadVersion: number
   readonly payload: string
   /** What decides where the declaration is missing or older than the contract; `null` for dynamic types. */
-  readonly contract: {
-    readonly version: number
-    readonly priority: number
-    readonly maxAttempts: number
-    readonly timeoutSeconds: number
-  } | null
+  readonly contract: Decided | null
   /** The request as it is compared; empty without a key. */
   readonly snapshot: Readonly<Record<string, Json>>
 }
@@ -105,9 +100,29 @@ export const encode = (
 ): Result.Result<EncodedRequest, InvalidArgument> => {
   if (!("contract" in request)) return encodeAs(request, null, ordinal, path)
   const { contract, payload, ...options } = request
-  const { jobType, version, settings } = contract
+  const { jobType, version } = contract
+  const decides = decidedBy(contract)
+  if (Result.isFailure(decides)) return Result.fail(decides.failure)
+  const json = contract.encodePayload(payload)
+  return Result.isFailure(json)
+    ? // what the schema says may quote the payload
+      Result.fail(new InvalidArgument({ argument: `${path}payload`, rule: `must match the contract of ${jobType}` }))
+    : encodeAs({ ...options, jobType, payload: json.success, payloadVersion: version }, decides.success, ordinal, path)
+}
+
+/** What a contract says where the declaration of its type is missing or older, checked. */
+export interface Decided {
+  readonly version: number
+  readonly priority: number
+  readonly maxAttempts: number
+  readonly timeoutSeconds: number
+}
+
+/** What `contract` decides, or the setting of it that breaks a rule. */
+export const decidedBy = (contract: AnyContract): Result.Result<Decided, InvalidArgument> => {
+  const { version, settings } = contract
   const timeout = Args.millis(settings.timeout ?? "5 minutes")
-  const decides = {
+  const decided = {
     version,
     priority: settings.priority ?? 0,
     maxAttempts: settings.maxAttempts ?? 3,
@@ -115,16 +130,11 @@ export const encode = (
   }
   const invalid =
     Args.integer("contract.version", version, 1) ??
-    Args.integer("contract.priority", decides.priority, -100, 100) ??
-    Args.integer("contract.maxAttempts", decides.maxAttempts, 1) ??
-    Args.integer("contract.timeout", decides.timeoutSeconds, 1) ??
+    Args.integer("contract.priority", decided.priority, -100, 100) ??
+    Args.integer("contract.maxAttempts", decided.maxAttempts, 1) ??
+    Args.integer("contract.timeout", decided.timeoutSeconds, 1) ??
     invalidRetryOf(contract)
-  if (invalid !== undefined) return Result.fail(invalid)
-  const json = contract.encodePayload(payload)
-  return Result.isFailure(json)
-    ? // what the schema says may quote the payload
-      Result.fail(new InvalidArgument({ argument: `${path}payload`, rule: `must match the contract of ${jobType}` }))
-    : encodeAs({ ...options, jobType, payload: json.success, payloadVersion: version }, decides, ordinal, path)
+  return invalid === undefined ? Result.succeed(decided) : Result.fail(invalid)
 }
 
 // asked at every enqueue, and the same each time

@@ -8,7 +8,7 @@ import { Jsonb, nullable, Timestamptz } from "../internal/columns.ts"
 import * as Sql from "../internal/sql.ts"
 import { DeadLetterReason, type FailureKind, type Lease, RetryTimingSource } from "../Job.ts"
 import { attemptColumns, attemptTarget, attemptValues, withoutLease } from "./attempt.ts"
-import { answersOf, fenceOf, lockedThenLive, othersThanDone, workflowManaged } from "./fence.ts"
+import { answersOf, fenceOf, lockedThenLive, ofRun, othersThanDone, type Runs } from "./fence.ts"
 
 /** One failure, its text made storable. */
 export interface EncodedFailure {
@@ -175,7 +175,7 @@ export const decodeDisposition = (row: unknown): FailureDisposition | undefined 
 }
 
 /** Ends attempts as failed: each job is retried or dead-lettered as its policy says; attempt and dead letter are written. */
-export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFailure>) {
+export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFailure>, runs: Runs) {
   const { sql, instant, clock } = yield* Sql.clocked
   const { ids, fence } = fenceOf(items)
   const failures = JSON.stringify(
@@ -189,7 +189,7 @@ export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFai
   const rows = yield* sql`
     WITH input AS MATERIALIZED (
       SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${failures}::jsonb AS failures, ${instant} AS at
-    ), ${lockedThenLive(sql, clock, "left to the run", `q.job_type, q.max_attempts, ${attemptColumns}`)}, failing AS MATERIALIZED (
+    ), ${lockedThenLive(sql, clock, runs, `q.job_type, q.max_attempts, ${attemptColumns}`)}, failing AS MATERIALIZED (
       SELECT
         l.*, f.kind, f.code, f.message, f.error::jsonb AS error, 'FAILED' AS ended_as,
         COALESCE(f.not_before, (SELECT at FROM input) + f.after_ms * interval '1 millisecond') AS requested_at
@@ -204,7 +204,7 @@ export const fail = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedFai
       retry_timing_source, checkpoint
     FROM done
     UNION ALL
-    ${othersThanDone(sql, "left to the run", ", NULL, NULL, NULL, NULL, NULL")}
+    ${othersThanDone(sql, runs, ", NULL, NULL, NULL, NULL, NULL")}
   `
-  return yield* answersOf(rows, items, decodeDisposition, workflowManaged)
+  return yield* answersOf(rows, items, decodeDisposition, ofRun)
 })

@@ -5,6 +5,7 @@
  * the clock (`live`), then writes by primary key. Asked the other way round, a write passes after its lease has expired,
  * when an earlier locker rolls back: PostgreSQL does not evaluate the WHERE again then.
  */
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
@@ -14,11 +15,17 @@ import type { Fragment } from "effect/sql/Statement"
 import * as Args from "../internal/arguments.ts"
 import { isReadCommitted, NotReadCommitted } from "../internal/isolation.ts"
 import type { Lease } from "../Job.ts"
-import { InvalidArgument, LeaseOwnerMismatch, QueryFailed, Unavailable, WorkflowManaged } from "../Reason.ts"
+import { InvalidArgument, LeaseOwnerMismatch, QueryFailed, Unavailable } from "../Reason.ts"
 import { maxBatch, maxWorkerBytes } from "./limits.ts"
 
-/** Whether a statement answers jobs of a workflow run itself, or leaves them to the run. */
-export type Workflows = "included" | "left to the run"
+/**
+ * Which jobs a statement may write: those of no workflow run, those of the runs whose rows its transaction holds (see
+ * `workflows/lock.ts`), or any, if what it writes is no business of the run.
+ */
+export type Runs = "none" | "any" | ReadonlyArray<string>
+
+/** A job belongs to this run, which has to be locked first. */
+export class OfRun extends Data.TaggedClass("OfRun")<{ readonly runId: string }> {}
 
 /** The first rule that a batch of leases breaks: well-formed, no job twice, not too many. */
 export const invalidLease = (leases: ReadonlyArray<Lease>): InvalidArgument | undefined => {
@@ -50,16 +57,24 @@ const matches = `q.id = ANY ((SELECT ids FROM input)::uuid[])
         AND q.status || '' = 'LEASED'
         AND (SELECT fence FROM input) ->> q.id::text = q.run_number || ':' || q.attempt || ':' || q.worker_id`
 
+/** The condition that a job `q` is one of those that may be written. */
+export const inRuns = (sql: SqlClient, runs: Runs): Fragment =>
+  runs === "any"
+    ? sql.literal("")
+    : runs === "none"
+      ? sql.literal("AND q.workflow_run_id IS NULL")
+      : sql`AND q.workflow_run_id = ANY (${runs}::uuid[])`
+
 /**
  * `locked` and `live` over `input (ids, fence, ...)`, a CTE of one row. `columns` is what the rest of the statement needs of
  * the row. `locked` is read as it is locked, row by row, so `clock` is asked after each lock.
  */
-export const lockedThenLive = (sql: SqlClient, clock: Fragment, workflows: Workflows, columns: string): Fragment => sql`
+export const lockedThenLive = (sql: SqlClient, clock: Fragment, runs: Runs, columns: string): Fragment => sql`
     locked AS MATERIALIZED (
       SELECT q.id, q.run_number, q.attempt, q.lease_expires_at, q.event_seq, ${sql.literal(columns)}
       FROM runledger.job_queue q
       WHERE ${sql.literal(matches)}
-        ${sql.literal(workflows === "included" ? "" : "AND q.workflow_run_id IS NULL")}
+        ${inRuns(sql, runs)}
         AND ${sql.literal(isReadCommitted)}
       ORDER BY q.id
       FOR NO KEY UPDATE SKIP LOCKED
@@ -73,17 +88,17 @@ export const lockedThenLive = (sql: SqlClient, clock: Fragment, workflows: Workf
  *
  * - `refused`: not in the snapshot under the fence, or locked and expired.
  * - `busy`: in the snapshot under the fence, but not lockable. The row may have changed since: ask again.
- * - `workflow`: the job's run alone may do this.
- * - `live`: the name for a live row that the statement itself did not accept.
+ * - `workflow`: the job belongs to a run that has to be locked first.
+ * - `live`, as SQL: what a live row is told that the statement itself did not accept.
  *
- * A single row with outcome `isolation` says that the transaction is not READ COMMITTED.
+ * A single row with outcome `isolation` says that the transaction is not READ COMMITTED, and names a run if there is one.
  */
-export const othersThanDone = (sql: SqlClient, workflows: Workflows, nulls: string, live = "refused"): Fragment =>
+export const othersThanDone = (sql: SqlClient, runs: Runs, nulls: string, live = "'refused'"): Fragment =>
   sql.literal(`
     SELECT
       i.id,
       CASE
-        WHEN i.id IN (SELECT id FROM live) THEN '${live}'
+        WHEN i.id IN (SELECT id FROM live) THEN ${live}
         WHEN i.id IN (SELECT id FROM locked) THEN 'refused'
         ELSE COALESCE(seen.outcome, 'refused')
       END,
@@ -91,14 +106,17 @@ export const othersThanDone = (sql: SqlClient, workflows: Workflows, nulls: stri
     FROM unnest((SELECT ids FROM input)) AS i (id)
     LEFT JOIN LATERAL (
       SELECT
-        ${workflows === "included" ? "'busy'" : "CASE WHEN q.workflow_run_id IS NULL THEN 'busy' ELSE 'workflow' END"} AS outcome,
+        ${runs === "none" ? "CASE WHEN q.workflow_run_id IS NULL THEN 'busy' ELSE 'workflow' END" : "'busy'"} AS outcome,
         q.workflow_run_id
       FROM runledger.job_queue q
       WHERE q.id = i.id AND ${matches}
     ) seen ON true
     WHERE i.id NOT IN (SELECT id FROM done)
     UNION ALL
-    SELECT NULL, 'isolation', NULL${nulls} WHERE NOT ${isReadCommitted}`)
+    SELECT
+      NULL, 'isolation',
+      (SELECT q.workflow_run_id FROM runledger.job_queue q WHERE ${matches} AND q.workflow_run_id IS NOT NULL LIMIT 1)${nulls}
+    WHERE NOT ${isReadCommitted}`)
 
 /**
  * The answers of a statement that ends in `done UNION ALL` {@link othersThanDone}: by job id, decoded by `decode` where it
@@ -115,7 +133,7 @@ export const answersOf = Effect.fnUntraced(function* <A, Own = never>(
   for (const row of rows) {
     const id = row.id
     const outcome = row.outcome
-    if (outcome === "isolation") return yield* new NotReadCommitted()
+    if (outcome === "isolation") return yield* new NotReadCommitted({ ofRun: Predicate.isString(row.workflow_run_id) })
     const lease = Predicate.isString(id) ? leases.get(id) : undefined
     if (lease === undefined || !Predicate.isString(outcome)) return yield* new QueryFailed({})
     const { jobId, runNumber, attempt } = lease
@@ -133,11 +151,9 @@ export const answersOf = Effect.fnUntraced(function* <A, Own = never>(
   return answers
 })
 
-/** The refusal of an outcome `workflow`. */
-export const workflowManaged = (outcome: string, row: Row, lease: Lease): WorkflowManaged | undefined =>
-  outcome === "workflow"
-    ? new WorkflowManaged({ jobId: lease.jobId, workflowRunId: String(row.workflow_run_id) })
-    : undefined
+/** What an outcome `workflow` says. */
+export const ofRun = (outcome: string, row: Row): OfRun | undefined =>
+  outcome === "workflow" ? new OfRun({ runId: String(row.workflow_run_id) }) : undefined
 
 /** The answer for one item after the patience has run out for those that stayed busy. */
 export const answerFor = <A, E>(

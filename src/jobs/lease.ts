@@ -133,7 +133,7 @@ const renewOnce = Effect.fnUntraced(function* (items: ReadonlyArray<{ readonly l
         ${fence}::jsonb AS fence,
         ${instant} AS at,
         ${extend}::integer * interval '1 millisecond' AS extend
-    ), ${lockedThenLive(sql, clock, "included", "q.worker_id")}, done AS (
+    ), ${lockedThenLive(sql, clock, "any", "q.worker_id")}, done AS (
       UPDATE runledger.job_queue q
       SET
         lease_expires_at = i.at + i.extend,
@@ -147,7 +147,7 @@ const renewOnce = Effect.fnUntraced(function* (items: ReadonlyArray<{ readonly l
     )
     SELECT id, 'done' AS outcome, NULL::uuid AS workflow_run_id, lease_expires_at FROM done
     UNION ALL
-    ${othersThanDone(sql, "included", ", NULL")}
+    ${othersThanDone(sql, "any", ", NULL")}
   `
   return yield* answersOf(rows, items, (row) =>
     Predicate.isDate(row.lease_expires_at)
@@ -277,7 +277,7 @@ const reportOnce = Effect.fnUntraced(function* (
         ${input.total}::float8::bigint AS total,
         ${input.checkpoint}::jsonb AS checkpoint,
         ${input.starts}::boolean AS starts
-    ), ${lockedThenLive(sql, clock, "included", "q.attempt_started_at, q.progress_done, q.progress_total")}, valid AS MATERIALIZED (
+    ), ${lockedThenLive(sql, clock, "any", "q.attempt_started_at, q.progress_done, q.progress_total")}, valid AS MATERIALIZED (
       SELECT l.id, l.run_number, l.attempt, l.event_seq, i.starts AND l.attempt_started_at IS NULL AS starts
       FROM live l
       CROSS JOIN input i
@@ -311,7 +311,7 @@ const reportOnce = Effect.fnUntraced(function* (
     )
     SELECT id, 'done' AS outcome, NULL::uuid AS workflow_run_id FROM done
     UNION ALL
-    ${othersThanDone(sql, "included", "", "progress")}
+    ${othersThanDone(sql, "any", "", "'progress'")}
   `
   return yield* answersOf(
     rows,

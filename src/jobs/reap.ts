@@ -1,5 +1,6 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
@@ -13,8 +14,11 @@ import { JobId } from "../Job.ts"
 import { markDue } from "../Notifications.ts"
 import { type QueryError, writing } from "../QueryError.ts"
 import { type InvalidArgument, QueryFailed, type UnsupportedIsolation, type WriteReason } from "../Reason.ts"
+import { lockFreeRuns } from "../workflows/lock.ts"
+import { heldUntil, settleJobs } from "../workflows/settle.ts"
 import { attemptColumns } from "./attempt.ts"
 import { decodeDisposition, disposeOf, type FailureDisposition } from "./failure.ts"
+import { inRuns, type Runs } from "./fence.ts"
 import { maxBatch } from "./limits.ts"
 import { releaseOf } from "./release.ts"
 
@@ -64,10 +68,13 @@ export const leaseExpired = { kind: "LEASE_EXPIRED", code: "job.lease_expired", 
  * Ends the attempts whose leases have expired, oldest first: a prefetched claim that never started is given back, any other
  * attempt counts as failed with `job.lease_expired` and is retried or dead-lettered by its policy.
  *
+ * A step of a workflow follows its job, and the run what follows from it. Active keys of runs that ended while a canceled
+ * handler was still at work are given back.
+ *
  * Any number of processes may reap at once: rows that others hold are skipped, and a lease that was renewed meanwhile is left
  * alone. If the database refuses the batch, it is halved until the row at fault is found; that one is postponed.
  *
- * Fails with `InvalidArgument` (limit), `UnsupportedIsolation`, or what any write can fail with. Locks the jobs
+ * Fails with `InvalidArgument` (limit), `UnsupportedIsolation`, or what any write can fail with. Locks runs and jobs
  * `FOR NO KEY UPDATE SKIP LOCKED`; writes jobs, attempts, events and dead letters.
  *
  * @example
@@ -84,36 +91,86 @@ export const reapExpiredLeases: (options: ReapOptions) => Effect.Effect<Reaped, 
     if (invalid !== undefined) return yield* invalid
     const leases: Array<ReapedLease> = []
     const postponed: Array<PostponedLease> = []
-    let size = limit
-    for (let left = limit; left > 0; ) {
-      size = Math.min(size, left)
-      const aside = postponed.map(({ jobId }) => jobId)
-      const round = yield* savepointInCallers(reap(size, aside)).pipe(
-        readCommitted("job.unsupported_isolation"),
-        Effect.catchIf(isPoisoned, () => Effect.succeed(undefined))
-      )
-      if (round !== undefined) {
-        leases.push(...round)
-        if (round.length < size) break
-        left -= size
-      } else if (size > 1) {
-        size = Math.floor(size / 2)
-      } else {
-        const next = yield* readCommitted("job.unsupported_isolation")(reapOrPostpone(aside))
-        if (next === undefined) break
-        if ("reason" in next) postponed.push(next)
-        else leases.push(...next)
-        left -= 1
-        size = left
+    const reapAll = Effect.fnUntraced(function* (runs: "none" | ReadonlyArray<string>) {
+      let size = limit
+      for (let left = limit - leases.length - postponed.length; left > 0; ) {
+        size = Math.min(size, left)
+        const aside = postponed.map(({ jobId }) => jobId)
+        const round = yield* savepointInCallers(reapIn(runs, size, aside)).pipe(
+          readCommitted("job.unsupported_isolation"),
+          Effect.catchIf(isPoisoned, () => Effect.succeed(undefined))
+        )
+        if (round !== undefined) {
+          leases.push(...round)
+          if (round.length < size) break
+          left -= size
+        } else if (size > 1) {
+          size = Math.floor(size / 2)
+        } else {
+          const next = yield* readCommitted("job.unsupported_isolation")(reapOrPostpone(runs, aside))
+          if (next === undefined) break
+          if ("reason" in next) postponed.push(next)
+          else leases.push(...next)
+          left -= 1
+          size = left
+        }
       }
-    }
+    })
+    const runs = yield* expiredRuns(limit)
+    // neither kind starves the other, however many leases run out
+    const order = Math.random() < 0.5 ? (["none", runs] as const) : ([runs, "none"] as const)
+    for (const kind of order) if (kind === "none" || kind.length > 0) yield* reapAll(kind)
     const due = leases.filter(({ disposition }) => disposition._tag === "Released")
     if (due.length > 0) yield* markDue(due.map(({ jobType }) => jobType))
     return { leases, postponed }
   }, writing("Jobs.reapExpiredLeases"))
 
+/**
+ * The runs of the first leases in line, if any belong to one. Gives active keys back as well: a run that ended while a
+ * canceled handler still held its lease has kept its key until now.
+ */
+const expiredRuns = Effect.fnUntraced(function* (limit: number) {
+  const { sql, instant, clock } = yield* Sql.clocked
+  const rows = yield* sql`
+    WITH freed AS (
+      DELETE FROM runledger.workflow_active_claims c
+      WHERE (c.scope, c.active_key) IN (
+        SELECT p.scope, p.active_key
+        FROM runledger.workflow_active_claims p
+        WHERE p.release_pending AND (${sql.literal(heldUntil("p.workflow_run_id"))} > ${clock}) IS NOT TRUE
+        ORDER BY p.updated_at, p.workflow_run_id
+        LIMIT ${limit}
+        FOR UPDATE SKIP LOCKED
+      )
+    )
+    SELECT DISTINCT e.workflow_run_id
+    FROM (
+      SELECT q.workflow_run_id
+      FROM runledger.job_queue q
+      WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant}
+      ORDER BY q.lease_expires_at, q.id
+      LIMIT ${limit}
+    ) e
+    WHERE e.workflow_run_id IS NOT NULL
+  `
+  return rows.map(({ workflow_run_id: runId }) => runId).filter(Predicate.isString)
+})
+
+/** {@link reap}, by the protocol of `workflows/lock.ts` where the jobs belong to runs. */
+const reapIn = (runs: "none" | ReadonlyArray<string>, limit: number, aside: ReadonlyArray<JobId>, only?: JobId) =>
+  runs === "none"
+    ? reap("none", limit, aside, only)
+    : transaction(
+        Effect.gen(function* () {
+          const leases = yield* reap(yield* lockFreeRuns(runs), limit, aside, only)
+          yield* settleJobs(leases.map(({ jobId }) => jobId))
+          return leases
+        })
+      )
+
 /** Reaps the first leases in line, except those put aside; or only the one given, which the transaction has locked. */
 const reap = Effect.fnUntraced(function* (
+  runs: Runs,
   limit: number,
   aside: ReadonlyArray<JobId>,
   only?: JobId
@@ -128,7 +185,7 @@ const reap = Effect.fnUntraced(function* (
         q.lease_expires_at, ${sql.literal(attemptColumns)}
       FROM runledger.job_queue q
       WHERE q.status = 'LEASED' AND q.lease_expires_at <= (SELECT at FROM input)
-        AND q.workflow_run_id IS NULL
+        ${inRuns(sql, runs)}
         ${aside.length === 0 ? sql.literal("") : sql`AND q.id <> ALL (${aside}::uuid[])`}
         ${only === undefined ? sql.literal("") : sql`AND q.id = ${only}::uuid`}
         AND ${sql.literal(isReadCommitted)}
@@ -200,14 +257,16 @@ const decodeLease = Schema.decodeUnknownOption(
  * Locks the lease that is next in line and reaps it alone; if the database refuses, moves that one out of the way. The lock
  * makes sure that it is the one at fault: other reapers may be at work on the same rows. `undefined` if nothing is in line.
  */
-const reapOrPostpone = (aside: ReadonlyArray<JobId>) =>
+const reapOrPostpone = (runs: "none" | ReadonlyArray<string>, aside: ReadonlyArray<JobId>) =>
   transaction(
     Effect.gen(function* () {
       const { sql, instant } = yield* Sql.clocked
+      const held = runs === "none" ? runs : yield* lockFreeRuns(runs)
       const [row] = yield* sql`
         SELECT q.id
         FROM runledger.job_queue q
-        WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant} AND q.workflow_run_id IS NULL
+        WHERE q.status = 'LEASED' AND q.lease_expires_at <= ${instant}
+          ${inRuns(sql, held)}
           AND q.id <> ALL (${aside}::uuid[])
         ORDER BY q.lease_expires_at, q.id
         LIMIT 1
@@ -216,7 +275,7 @@ const reapOrPostpone = (aside: ReadonlyArray<JobId>) =>
       if (row === undefined) return undefined
       const jobId = Option.getOrUndefined(Schema.decodeUnknownOption(JobId)(row.id))
       if (jobId === undefined) return yield* new QueryFailed({})
-      return yield* transaction(reap(1, [], jobId)).pipe(
+      return yield* transaction(reapIn(held, 1, [], jobId)).pipe(
         Effect.catchIf(isPoisoned, (reason) =>
           // nothing else of the row changes
           transaction(sql`

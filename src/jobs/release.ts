@@ -17,6 +17,7 @@ import {
   type UnsupportedIsolation,
   type WriteReason
 } from "../Reason.ts"
+import { followed, stepFollows } from "../workflows/settle.ts"
 import { withoutLease } from "./attempt.ts"
 import { answerFor, answersOf, fenceOf, invalidLease } from "./fence.ts"
 
@@ -102,7 +103,9 @@ export const releaseOf = (sql: SqlClient): Fragment =>
       CROSS JOIN input i
       -- a range of one: only a look-up by primary key for each row can answer it, whatever statistics say
       WHERE q.id BETWEEN r.id AND r.id
-      RETURNING q.id, q.job_type, q.organization_id, q.max_attempts, q.checkpoint
+      RETURNING q.id, q.job_type, q.organization_id, q.max_attempts, q.checkpoint, ${followed}
+    ), step AS (
+      ${stepFollows("(SELECT * FROM released WHERE workflow_run_id IS NOT NULL)", "(SELECT at FROM input)")}
     ), undone AS (
       INSERT INTO runledger.job_events (job_id, seq, run_number, attempt, event_type, stage, payload, occurred_at)
       SELECT r.id, e.seq, r.run_number, r.attempt, e.event_type, r.stage, e.payload, e.occurred_at

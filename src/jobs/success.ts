@@ -5,7 +5,7 @@ import * as Sql from "../internal/sql.ts"
 import type { Lease, Progress } from "../Job.ts"
 import { InvalidCompletionProgress } from "../Reason.ts"
 import { attemptColumns, attemptTarget, attemptValues, withoutLease } from "./attempt.ts"
-import { answersOf, fenceOf, lockedThenLive, othersThanDone, workflowManaged } from "./fence.ts"
+import { answersOf, fenceOf, lockedThenLive, ofRun, othersThanDone, type Runs } from "./fence.ts"
 
 /** One success, with its JSON encoded. */
 export interface EncodedSuccess {
@@ -37,13 +37,13 @@ const given = (items: ReadonlyArray<EncodedSuccess>): string =>
     .join(",")}}`
 
 /** Completes jobs: `SUCCEEDED`, stage `completed`, output set (or cleared), lease gone; the attempt is written. */
-export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedSuccess>) {
+export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedSuccess>, runs: Runs) {
   const { sql, instant, clock } = yield* Sql.clocked
   const { ids, fence } = fenceOf(items)
   const rows = yield* sql`
     WITH input AS MATERIALIZED (
       SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${given(items)}::jsonb AS given, ${instant} AS at
-    ), ${lockedThenLive(sql, clock, "left to the run", `${attemptColumns}, q.progress_done, q.progress_total`)}, valid AS MATERIALIZED (
+    ), ${lockedThenLive(sql, clock, runs, `${attemptColumns}, q.progress_done, q.progress_total`)}, valid AS MATERIALIZED (
       SELECT l.*
       FROM live l
       WHERE (
@@ -77,10 +77,10 @@ export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<Encoded
     )
     SELECT id, 'done' AS outcome, NULL::uuid AS workflow_run_id, progress_done, progress_total FROM done
     UNION ALL
-    ${othersThanDone(sql, "left to the run", ", NULL, NULL", "progress")}
+    ${othersThanDone(sql, runs, ", NULL, NULL", "'progress'")}
   `
-  return yield* answersOf(rows, items, decode, (outcome, row, lease) =>
-    outcome === "progress" ? new InvalidCompletionProgress() : workflowManaged(outcome, row, lease)
+  return yield* answersOf(rows, items, decode, (outcome, row) =>
+    outcome === "progress" ? new InvalidCompletionProgress() : ofRun(outcome, row)
   )
 })
 

@@ -28,7 +28,13 @@ export const manifest: Definitions = {
     job_events: "table",
     job_logs: "table",
     job_queue: "table",
-    migration_history: "table"
+    migration_history: "table",
+    workflow_active_claims: "table",
+    workflow_recoveries: "table",
+    workflow_run_mutations: "table",
+    workflow_runs: "table",
+    workflow_step_dependencies: "table",
+    workflow_steps: "table"
   },
   column: {
     "job_attempts.attempt": "integer NOT NULL",
@@ -142,7 +148,80 @@ export const manifest: Definitions = {
     "migration_history.breaking": "boolean NOT NULL",
     "migration_history.checksum": "text NOT NULL",
     "migration_history.id": "integer NOT NULL",
-    "migration_history.name": "text NOT NULL"
+    "migration_history.name": "text NOT NULL",
+    "workflow_active_claims.active_key": "text NOT NULL",
+    "workflow_active_claims.created_at": "timestamp with time zone NOT NULL",
+    "workflow_active_claims.release_pending": "boolean NOT NULL DEFAULT false",
+    "workflow_active_claims.scope": "text NOT NULL",
+    "workflow_active_claims.updated_at": "timestamp with time zone NOT NULL",
+    "workflow_active_claims.workflow_run_id": "uuid NOT NULL",
+    "workflow_recoveries.created_at": "timestamp with time zone NOT NULL",
+    "workflow_recoveries.mode": "text NOT NULL",
+    "workflow_recoveries.reason": "text NOT NULL",
+    "workflow_recoveries.recovery_run_id": "uuid NOT NULL",
+    "workflow_recoveries.request_key": "text NOT NULL",
+    "workflow_recoveries.source_run_id": "uuid NOT NULL",
+    "workflow_recoveries.source_step_id": "uuid",
+    "workflow_run_mutations.created_at": "timestamp with time zone NOT NULL",
+    "workflow_run_mutations.id": "uuid NOT NULL DEFAULT runledger.uuidv7()",
+    "workflow_run_mutations.metadata": "jsonb NOT NULL DEFAULT '{}'::jsonb",
+    "workflow_run_mutations.mutation_key": "text NOT NULL",
+    "workflow_run_mutations.mutation_kind": "text NOT NULL DEFAULT 'APPEND_STEPS'::text",
+    "workflow_run_mutations.request": "jsonb NOT NULL",
+    "workflow_run_mutations.workflow_run_id": "uuid NOT NULL",
+    "workflow_runs.created_at": "timestamp with time zone NOT NULL",
+    "workflow_runs.enqueue_request": "jsonb",
+    "workflow_runs.finished_at": "timestamp with time zone",
+    "workflow_runs.id": "uuid NOT NULL DEFAULT runledger.uuidv7()",
+    "workflow_runs.idempotency_key": "text",
+    "workflow_runs.metadata": "jsonb NOT NULL DEFAULT '{}'::jsonb",
+    "workflow_runs.organization_id": "uuid",
+    "workflow_runs.result": "jsonb",
+    "workflow_runs.result_step_key": "text",
+    "workflow_runs.started_at": "timestamp with time zone NOT NULL",
+    "workflow_runs.status": "text NOT NULL DEFAULT 'RUNNING'::text",
+    "workflow_runs.steps_open": "integer NOT NULL DEFAULT 0",
+    "workflow_runs.steps_total": "integer NOT NULL DEFAULT 0",
+    "workflow_runs.steps_unsuccessful": "integer NOT NULL DEFAULT 0",
+    "workflow_runs.steps_waiting": "integer NOT NULL DEFAULT 0",
+    "workflow_runs.trace_parent": "text",
+    "workflow_runs.updated_at": "timestamp with time zone NOT NULL",
+    "workflow_runs.workflow_type": "text NOT NULL",
+    "workflow_step_dependencies.created_at": "timestamp with time zone NOT NULL",
+    "workflow_step_dependencies.dependent_step_id": "uuid NOT NULL",
+    "workflow_step_dependencies.prerequisite_step_id": "uuid NOT NULL",
+    "workflow_step_dependencies.release_mode": "text NOT NULL DEFAULT 'ON_TERMINAL'::text",
+    "workflow_step_dependencies.workflow_run_id": "uuid NOT NULL",
+    "workflow_steps.allow_handler_continuation": "boolean NOT NULL DEFAULT false",
+    "workflow_steps.created_at": "timestamp with time zone NOT NULL",
+    "workflow_steps.dependency_count_pending": "integer NOT NULL DEFAULT 0",
+    "workflow_steps.dependency_count_total": "integer NOT NULL DEFAULT 0",
+    "workflow_steps.dependency_count_unsatisfied": "integer NOT NULL DEFAULT 0",
+    "workflow_steps.execution_kind": "text NOT NULL DEFAULT 'JOB'::text",
+    "workflow_steps.execution_resource_key": "text",
+    "workflow_steps.fan_out_index": "integer",
+    "workflow_steps.fan_out_key": "text",
+    "workflow_steps.finished_at": "timestamp with time zone",
+    "workflow_steps.id": "uuid NOT NULL DEFAULT runledger.uuidv7()",
+    "workflow_steps.job_id": "uuid",
+    "workflow_steps.job_type": "text",
+    "workflow_steps.last_error_code": "text",
+    "workflow_steps.last_error_message": "text",
+    "workflow_steps.max_attempts": "integer",
+    "workflow_steps.organization_id": "uuid",
+    "workflow_steps.output": "jsonb",
+    "workflow_steps.payload": "jsonb NOT NULL DEFAULT '{}'::jsonb",
+    "workflow_steps.payload_version": "integer NOT NULL DEFAULT 1",
+    "workflow_steps.priority": "integer",
+    "workflow_steps.released_at": "timestamp with time zone",
+    "workflow_steps.stage": "text",
+    "workflow_steps.started_at": "timestamp with time zone",
+    "workflow_steps.status": "text NOT NULL DEFAULT 'BLOCKED'::text",
+    "workflow_steps.status_reason": "text",
+    "workflow_steps.step_key": "text NOT NULL",
+    "workflow_steps.timeout_seconds": "integer",
+    "workflow_steps.updated_at": "timestamp with time zone NOT NULL",
+    "workflow_steps.workflow_run_id": "uuid NOT NULL"
   },
   constraint: {
     "job_attempts.chk_job_attempts_attempt_positive": "CHECK ((attempt > 0))",
@@ -199,7 +278,74 @@ export const manifest: Definitions = {
     "job_queue.ck_job_queue_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "job_queue.pk_job_queue": "PRIMARY KEY (id)",
-    "migration_history.pk_migration_history": "PRIMARY KEY (id)"
+    "migration_history.pk_migration_history": "PRIMARY KEY (id)",
+    "workflow_active_claims.chk_workflow_active_claims_key_not_blank":
+      "CHECK (((active_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(active_key) <= 512)))",
+    "workflow_active_claims.chk_workflow_active_claims_scope_not_blank": "CHECK ((length(TRIM(BOTH FROM scope)) > 0))",
+    "workflow_active_claims.fk_workflow_active_claims_run":
+      "FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED",
+    "workflow_active_claims.pk_workflow_active_claims": "PRIMARY KEY (scope, active_key)",
+    "workflow_active_claims.uq_workflow_active_claims_run": "UNIQUE (workflow_run_id)",
+    "workflow_recoveries.chk_workflow_recoveries_distinct_runs": "CHECK ((recovery_run_id <> source_run_id))",
+    "workflow_recoveries.chk_workflow_recoveries_mode": "CHECK ((mode = 'FULL_REPLAY'::text))",
+    "workflow_recoveries.chk_workflow_recoveries_reason": "CHECK ((length(TRIM(BOTH FROM reason)) > 0))",
+    "workflow_recoveries.chk_workflow_recoveries_request_key":
+      "CHECK (((request_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(request_key) <= 512)))",
+    "workflow_recoveries.fk_workflow_recoveries_recovery_run":
+      "FOREIGN KEY (recovery_run_id) REFERENCES runledger.workflow_runs(id)",
+    "workflow_recoveries.fk_workflow_recoveries_source_run":
+      "FOREIGN KEY (source_run_id) REFERENCES runledger.workflow_runs(id) ON DELETE CASCADE",
+    "workflow_recoveries.fk_workflow_recoveries_source_step":
+      "FOREIGN KEY (source_step_id) REFERENCES runledger.workflow_steps(id) ON DELETE SET NULL",
+    "workflow_recoveries.pk_workflow_recoveries": "PRIMARY KEY (recovery_run_id)",
+    "workflow_run_mutations.chk_workflow_run_mutations_kind": "CHECK ((mutation_kind = 'APPEND_STEPS'::text))",
+    "workflow_run_mutations.chk_workflow_run_mutations_mutation_key_not_blank":
+      "CHECK ((length(TRIM(BOTH FROM mutation_key)) > 0))",
+    "workflow_run_mutations.fk_workflow_run_mutations_workflow_run":
+      "FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs(id) ON DELETE CASCADE",
+    "workflow_run_mutations.pk_workflow_run_mutations": "PRIMARY KEY (id)",
+    "workflow_runs.chk_workflow_runs_idempotency_key_not_blank":
+      "CHECK ((length(TRIM(BOTH FROM idempotency_key)) > 0))",
+    "workflow_runs.chk_workflow_runs_result_step_key_not_blank":
+      "CHECK ((length(TRIM(BOTH FROM result_step_key)) > 0))",
+    "workflow_runs.chk_workflow_runs_status":
+      "CHECK ((status = ANY (ARRAY['RUNNING'::text, 'WAITING_FOR_EXTERNAL'::text, 'SUCCEEDED'::text, 'COMPLETED_WITH_ERRORS'::text, 'CANCELED'::text])))",
+    "workflow_runs.chk_workflow_runs_step_counts":
+      "CHECK (((steps_open >= 0) AND (steps_waiting >= 0) AND (steps_unsuccessful >= 0) AND (((steps_open + steps_waiting) + steps_unsuccessful) <= steps_total)))",
+    "workflow_runs.chk_workflow_runs_workflow_type_not_blank": "CHECK ((length(TRIM(BOTH FROM workflow_type)) > 0))",
+    "workflow_runs.ck_workflow_runs_idempotency_enqueue_request":
+      "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
+    "workflow_runs.pk_workflow_runs": "PRIMARY KEY (id)",
+    "workflow_step_dependencies.chk_workflow_step_dependencies_no_self_reference":
+      "CHECK ((prerequisite_step_id <> dependent_step_id))",
+    "workflow_step_dependencies.chk_workflow_step_dependencies_release_mode":
+      "CHECK ((release_mode = ANY (ARRAY['ON_TERMINAL'::text, 'ON_SUCCESS'::text])))",
+    "workflow_step_dependencies.pk_workflow_step_dependencies":
+      "PRIMARY KEY (workflow_run_id, prerequisite_step_id, dependent_step_id)",
+    "workflow_steps.chk_workflow_steps_dependency_counts_nonnegative":
+      "CHECK (((dependency_count_total >= 0) AND ((dependency_count_pending >= 0) AND (dependency_count_pending <= dependency_count_total)) AND ((dependency_count_unsatisfied >= 0) AND (dependency_count_unsatisfied <= dependency_count_total))))",
+    "workflow_steps.chk_workflow_steps_execution_kind":
+      "CHECK ((execution_kind = ANY (ARRAY['JOB'::text, 'EXTERNAL'::text])))",
+    "workflow_steps.chk_workflow_steps_execution_resource_key":
+      "CHECK (((execution_resource_key IS NULL) OR ((execution_kind = 'JOB'::text) AND (execution_resource_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(execution_resource_key) <= 512))))",
+    "workflow_steps.chk_workflow_steps_execution_shape": `CHECK (
+CASE execution_kind
+    WHEN 'JOB'::text THEN (num_nulls(job_type, priority, max_attempts, timeout_seconds, stage) = 0)
+    ELSE (num_nonnulls(job_id, job_type, priority, max_attempts, timeout_seconds, stage) = 0)
+END)`,
+    "workflow_steps.chk_workflow_steps_fan_out":
+      "CHECK ((((fan_out_key IS NULL) = (fan_out_index IS NULL)) AND (length(TRIM(BOTH FROM fan_out_key)) > 0) AND (fan_out_index >= 0)))",
+    "workflow_steps.chk_workflow_steps_handler_continuation_job_only":
+      "CHECK (((execution_kind = 'JOB'::text) OR (NOT allow_handler_continuation)))",
+    "workflow_steps.chk_workflow_steps_job_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "workflow_steps.chk_workflow_steps_max_attempts_positive": "CHECK ((max_attempts > 0))",
+    "workflow_steps.chk_workflow_steps_stage_not_blank": "CHECK ((length(TRIM(BOTH FROM stage)) > 0))",
+    "workflow_steps.chk_workflow_steps_status":
+      "CHECK ((status = ANY (ARRAY['BLOCKED'::text, 'WAITING_FOR_EXTERNAL'::text, 'ENQUEUED'::text, 'RUNNING'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'CANCELED'::text])))",
+    "workflow_steps.chk_workflow_steps_step_key_not_blank": "CHECK ((length(TRIM(BOTH FROM step_key)) > 0))",
+    "workflow_steps.chk_workflow_steps_timeout_positive": "CHECK ((timeout_seconds > 0))",
+    "workflow_steps.pk_workflow_steps": "PRIMARY KEY (id)",
+    "workflow_steps.uq_workflow_steps_run_step_key": "UNIQUE (workflow_run_id, step_key)"
   },
   index: {
     "job_dead_letters.idx_job_dead_letters_failed_at":
@@ -215,7 +361,27 @@ export const manifest: Definitions = {
     "job_queue.idx_job_queue_organization":
       "CREATE INDEX idx_job_queue_organization ON runledger.job_queue USING btree (organization_id, id) WHERE ((organization_id IS NOT NULL) AND (job_type <> ''::text))",
     "job_queue.uq_job_queue_type_idempotency":
-      "CREATE UNIQUE INDEX uq_job_queue_type_idempotency ON runledger.job_queue USING btree (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)"
+      "CREATE UNIQUE INDEX uq_job_queue_type_idempotency ON runledger.job_queue USING btree (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)",
+    "workflow_active_claims.idx_workflow_active_claims_release_pending":
+      "CREATE INDEX idx_workflow_active_claims_release_pending ON runledger.workflow_active_claims USING btree (updated_at, workflow_run_id) WHERE release_pending",
+    "workflow_recoveries.uq_workflow_recoveries_source_request":
+      "CREATE UNIQUE INDEX uq_workflow_recoveries_source_request ON runledger.workflow_recoveries USING btree (source_run_id, request_key)",
+    "workflow_run_mutations.uq_workflow_run_mutations_run_mutation_key":
+      "CREATE UNIQUE INDEX uq_workflow_run_mutations_run_mutation_key ON runledger.workflow_run_mutations USING btree (workflow_run_id, mutation_key)",
+    "workflow_runs.idx_workflow_runs_organization":
+      "CREATE INDEX idx_workflow_runs_organization ON runledger.workflow_runs USING btree (organization_id, id) WHERE (organization_id IS NOT NULL)",
+    "workflow_runs.idx_workflow_runs_type":
+      "CREATE INDEX idx_workflow_runs_type ON runledger.workflow_runs USING btree (workflow_type, id)",
+    "workflow_runs.idx_workflow_runs_under_way":
+      "CREATE INDEX idx_workflow_runs_under_way ON runledger.workflow_runs USING btree (id) WHERE (status = ANY (ARRAY['RUNNING'::text, 'WAITING_FOR_EXTERNAL'::text]))",
+    "workflow_runs.idx_workflow_runs_unsuccessful":
+      "CREATE INDEX idx_workflow_runs_unsuccessful ON runledger.workflow_runs USING btree (id) WHERE (status = ANY (ARRAY['COMPLETED_WITH_ERRORS'::text, 'CANCELED'::text]))",
+    "workflow_runs.uq_workflow_runs_type_idempotency":
+      "CREATE UNIQUE INDEX uq_workflow_runs_type_idempotency ON runledger.workflow_runs USING btree (workflow_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)",
+    "workflow_step_dependencies.idx_workflow_step_dependencies_dependent":
+      "CREATE INDEX idx_workflow_step_dependencies_dependent ON runledger.workflow_step_dependencies USING btree (dependent_step_id)",
+    "workflow_steps.idx_workflow_steps_run":
+      "CREATE INDEX idx_workflow_steps_run ON runledger.workflow_steps USING btree (workflow_run_id, id)"
   },
   function: {
     "refuse_job_definition_delete()": `CREATE OR REPLACE FUNCTION runledger.refuse_job_definition_delete()

@@ -15,8 +15,10 @@ import * as Args from "../internal/arguments.ts"
 import { classifyRead } from "../internal/classify.ts"
 import { JobId } from "../Job.ts"
 import { maxTypeBytes } from "../jobs/limits.ts"
+import { TerminalRunStatus, WorkflowRunId } from "../WorkflowRun.ts"
 import { cancellationChannel } from "./canceled.ts"
 import { channel } from "./due.ts"
+import { runTerminalChannel } from "./terminal.ts"
 
 /** What a {@link Listener} hears. */
 export type Notification =
@@ -24,6 +26,8 @@ export type Notification =
   | { readonly _tag: "Due"; readonly jobType: string }
   /** The job was canceled while a worker held its lease. */
   | { readonly _tag: "Canceled"; readonly jobId: JobId }
+  /** The run has ended. */
+  | { readonly _tag: "RunTerminal"; readonly workflowRunId: WorkflowRunId; readonly status: TerminalRunStatus }
   /** Anything may have been missed until now: look at the tables. */
   | { readonly _tag: "Reconnected" }
 
@@ -40,6 +44,10 @@ export class Listener extends Context.Service<
      * Each subscriber has a buffer of 256. One that falls behind loses the oldest and finds `Reconnected` at the end.
      */
     readonly subscribe: Effect.Effect<Queue.Dequeue<Notification>, never, Scope.Scope>
+    /** {@link subscribe} to some notifications: those that `concerns` holds for, and `Reconnected`. */
+    readonly subscribeTo: (
+      concerns: (notification: Notification) => boolean
+    ) => Effect.Effect<Queue.Dequeue<Notification>, never, Scope.Scope>
   }
 >()("effect-runledger/Notifications/Listener") {}
 
@@ -88,11 +96,12 @@ export const layer: Layer.Layer<Listener, never, PgClient> = Layer.effect(
   Listener,
   Effect.gen(function* () {
     const { config } = yield* PgClient
-    const inboxes = new Set<Queue.Queue<Notification>>()
+    const inboxes = new Map<Queue.Queue<Notification>, (notification: Notification) => boolean>()
     let isListening = false
 
     const publish = (notification: Notification) => {
-      for (const inbox of inboxes) {
+      for (const [inbox, concerns] of inboxes) {
+        if (notification !== reconnected && !concerns(notification)) continue
         // the oldest gives way; whoever lost something must look for itself
         Queue.offerUnsafe(inbox, Queue.isFullUnsafe(inbox) ? reconnected : notification)
       }
@@ -105,27 +114,28 @@ export const layer: Layer.Layer<Listener, never, PgClient> = Layer.effect(
       isListening = false
     })
 
-    yield* Effect.addFinalizer(() => Effect.forEach(inboxes, Queue.shutdown, { discard: true }))
+    yield* Effect.addFinalizer(() => Effect.forEach(inboxes.keys(), Queue.shutdown, { discard: true }))
     yield* Effect.forkScoped(
       untilInterrupted((connected) =>
         Effect.ensuring(listen(config, Effect.andThen(listening, connected), publish), deaf)
       )
     )
 
-    const subscribe = Effect.acquireRelease(
-      Effect.tap(Queue.sliding<Notification>(bufferSize), (inbox) =>
-        Effect.sync(() => {
-          if (isListening) Queue.offerUnsafe(inbox, reconnected)
-          inboxes.add(inbox)
-        })
-      ),
-      (inbox) =>
-        Effect.suspend(() => {
-          inboxes.delete(inbox)
-          return Queue.shutdown(inbox)
-        })
-    )
-    return Listener.of({ subscribe })
+    const subscribeTo = (concerns: (notification: Notification) => boolean) =>
+      Effect.acquireRelease(
+        Effect.tap(Queue.sliding<Notification>(bufferSize), (inbox) =>
+          Effect.sync(() => {
+            if (isListening) Queue.offerUnsafe(inbox, reconnected)
+            inboxes.set(inbox, concerns)
+          })
+        ),
+        (inbox) =>
+          Effect.suspend(() => {
+            inboxes.delete(inbox)
+            return Queue.shutdown(inbox)
+          })
+      )
+    return Listener.of({ subscribe: subscribeTo(() => true), subscribeTo })
   })
 )
 
@@ -139,18 +149,23 @@ const listen = Effect.fnUntraced(function* (
   const outer = yield* Scope.Scope
   const hear = Effect.gen(function* () {
     const connection = yield* PgConnection.make({ ...config, keepAlive: config.keepAlive ?? "30 seconds" })
-    // one connection for both channels: each subscription of an unpinned one takes it for itself
+    // one connection for all channels: each subscription of an unpinned one takes it for itself
     const session = yield* Scope.provide(connection.pin, outer)
     return {
       jobs: yield* Scope.provide(session.listen(channel), outer),
-      cancellations: yield* Scope.provide(session.listen(cancellationChannel), outer)
+      cancellations: yield* Scope.provide(session.listen(cancellationChannel), outer),
+      runs: yield* Scope.provide(session.listen(runTerminalChannel), outer)
     }
   })
   return yield* Effect.scoped(
     Effect.gen(function* () {
-      const { cancellations, jobs } = yield* Effect.timeout(hear, patience)
+      const { cancellations, jobs, runs } = yield* Effect.timeout(hear, patience)
       yield* connected
-      return yield* Effect.raceFirst(forward(jobs, due, publish), forward(cancellations, canceled, publish))
+      return yield* Effect.raceAllFirst([
+        forward(jobs, due, publish),
+        forward(cancellations, canceled, publish),
+        forward(runs, runTerminal, publish)
+      ])
     })
   )
 })
@@ -178,6 +193,17 @@ const decodeJobId = Schema.decodeUnknownOption(JobId)
 const canceled = (payload: string): Notification | undefined => {
   const jobId = Option.getOrUndefined(decodeJobId(payload))
   return jobId === undefined ? undefined : { _tag: "Canceled", jobId }
+}
+
+const decodeRunTerminal = Schema.decodeUnknownOption(
+  Schema.fromJsonString(Schema.Struct({ workflow_run_id: WorkflowRunId, status: TerminalRunStatus }))
+)
+
+const runTerminal = (payload: string): Notification | undefined => {
+  const ended = Option.getOrUndefined(decodeRunTerminal(payload))
+  return ended === undefined
+    ? undefined
+    : { _tag: "RunTerminal", workflowRunId: ended.workflow_run_id, status: ended.status }
 }
 
 /** Runs `attempt` again and again, with growing pauses; `connected` is how it says that it succeeded. */

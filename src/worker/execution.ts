@@ -8,12 +8,13 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { SqlClient } from "effect/sql/SqlClient"
-import type { Handler } from "../JobContract.ts"
+import type { Codec, Handler } from "../JobContract.ts"
 import { Continuation, JobFailure } from "../JobContract.ts"
 import type { JobExecution } from "../JobExecution.ts"
 import { completeSuccess } from "../jobs/complete.ts"
 import { updateProgress } from "../jobs/lease.ts"
 import type { Reason } from "../Reason.ts"
+import { type Prerequisite, prerequisitesOf } from "../workflows/prerequisites.ts"
 import { monotonicMillis, type Running } from "./running.ts"
 
 const leaseLost = () =>
@@ -21,6 +22,13 @@ const leaseLost = () =>
     kind: "LEASE_EXPIRED",
     code: "job.lease_owner_mismatch",
     message: "The lease of this attempt is no longer held"
+  })
+
+const noOutput = (stepKey: string) =>
+  new JobFailure({
+    kind: "TERMINAL",
+    code: "workflow.prerequisite_missing",
+    message: `${stepKey} is not a prerequisite of this step, or did not succeed`
   })
 
 const pending = () =>
@@ -51,8 +59,65 @@ export const make = (running: Running, handler: Handler, own: Context.Context<Sq
     }
   }
 
+  // by the worker's own client, and not in a transaction of the handler
+  const asWorker = <A, E>(self: Effect.Effect<A, E, SqlClient>): Effect.Effect<A, E> =>
+    Effect.updateContext(self, (handlers: Context.Context<never>) =>
+      Context.merge(Context.omit(Context.get(own, SqlClient).transactionService)(handlers), own)
+    )
+
+  // prerequisites have ended: what they left does not change any more
+  let known: ReadonlyArray<Prerequisite> | undefined
+  const prerequisites = Effect.suspend(() =>
+    known !== undefined
+      ? Effect.succeed(known)
+      : prerequisitesOf(job.lease.jobId).pipe(
+          Effect.mapError(
+            () =>
+              new JobFailure({
+                code: "workflow.prerequisites_unreadable",
+                message: "What the prerequisites left could not be read"
+              })
+          ),
+          Effect.tap((found) =>
+            Effect.sync(() => {
+              known = found
+            })
+          ),
+          asWorker
+        )
+  )
+  const decoded = <S extends Codec>(
+    { stepKey, status, output }: Prerequisite,
+    of: S | { readonly success: S }
+  ): Effect.Effect<S["Type"], JobFailure> =>
+    status === "SUCCEEDED"
+      ? Effect.mapError(
+          Schema.decodeUnknownEffect(Schema.toCodecJson(Schema.isSchema(of) ? of : of.success))(output),
+          () =>
+            new JobFailure({
+              kind: "TERMINAL",
+              code: "workflow.invalid_prerequisite_output",
+              message: `What ${stepKey} left does not match its schema`
+            })
+        )
+      : Effect.fail(noOutput(stepKey))
+
   return {
     lease: job.lease,
+    workflow: job.workflow,
+    prerequisites,
+    output: (stepKey, of) =>
+      Effect.flatMap(prerequisites, (all) => {
+        const prerequisite = all.find((one) => one.stepKey === stepKey)
+        return prerequisite === undefined ? Effect.fail(noOutput(stepKey)) : decoded(prerequisite, of)
+      }),
+    outputs: (key, of) =>
+      Effect.flatMap(prerequisites, (all) =>
+        Effect.forEach(
+          all.filter(({ fanOut }) => Option.isSome(fanOut) && fanOut.value.key === key),
+          (prerequisite) => decoded(prerequisite, of)
+        )
+      ),
     jobType: job.jobType,
     organizationId: job.organizationId,
     maxAttempts: job.maxAttempts,
@@ -77,10 +142,7 @@ export const make = (running: Running, handler: Handler, own: Context.Context<Sq
         ? Effect.fail(pending())
         : updateProgress(job.lease, update).pipe(
             Effect.catch(({ reason }) => failureOf(reason)),
-            // by the worker's own client, and not in a transaction of the handler
-            Effect.updateContext((handlers: Context.Context<never>) =>
-              Context.merge(Context.omit(Context.get(own, SqlClient).transactionService)(handlers), own)
-            )
+            asWorker
           ),
     complete: Effect.fnUntraced(function* <A>(output: A) {
       if (running.completion !== "none") return yield* pending()

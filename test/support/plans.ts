@@ -15,7 +15,7 @@ export interface Recorded {
   readonly parameters: ReadonlyArray<unknown>
 }
 
-/** Runs `self`, undoes what it wrote, and returns the statements about jobs that it sent. */
+/** Runs `self`, undoes what it wrote, and returns the statements about jobs and workflows that it sent. */
 export const record = <A, E, R>(
   self: Effect.Effect<A, E, R>
 ): Effect.Effect<ReadonlyArray<Recorded>, E | SqlError, R | SqlClient> =>
@@ -24,7 +24,7 @@ export const record = <A, E, R>(
     return self.pipe(
       Effect.provideService(CurrentTransformer, (statement) => {
         const [text, parameters] = statement.compile(true)
-        if (text.includes("runledger.job_queue")) recorded.push({ text, parameters })
+        if (/runledger\.(?:job_queue|workflow_)/.test(text)) recorded.push({ text, parameters })
         return Effect.succeed(statement)
       }),
       rollback,
@@ -61,9 +61,9 @@ const Explained = Schema.Tuple([Schema.Struct({ Plan: PlanNode, JIT: Schema.opti
 
 const decodeExplained = Schema.decodeUnknownEffect(Explained)
 
-/** What a plan did to the tables of jobs. */
+/** What a plan did to the hot tables. */
 export interface Plan {
-  /** The tables of jobs that it read from end to end. */
+  /** The hot tables that it read from end to end. */
   readonly scanned: ReadonlyArray<string>
   /** The indexes of these tables that it searched, in alphabetical order. */
   readonly indexes: ReadonlyArray<string>
@@ -79,7 +79,15 @@ const walk = (node: PlanNode): ReadonlyArray<PlanNode> => [node, ...(node.Plans 
 const sorted = (values: ReadonlyArray<string>) => [...new Set(values)].sort()
 
 /** The hot tables. Definitions are few, and read as the planner likes. */
-const hot: ReadonlyArray<string> = ["job_attempts", "job_dead_letters", "job_events", "job_queue"]
+const hot: ReadonlyArray<string> = [
+  "job_attempts",
+  "job_dead_letters",
+  "job_events",
+  "job_queue",
+  "workflow_runs",
+  "workflow_step_dependencies",
+  "workflow_steps"
+]
 
 const blocks = (node: PlanNode) => node["Shared Hit Blocks"] + node["Shared Read Blocks"]
 

@@ -2,7 +2,7 @@
  * What each operation raises, exactly: the compiler compares these lists with the signatures, in both directions.
  */
 import type { Effect, Result } from "effect"
-import type { JobDefinitions, JobLogs, Jobs, QueryError, Reason } from "../../src/index.ts"
+import type { JobDefinitions, JobLogs, Jobs, QueryError, Reason, Workflows } from "../../src/index.ts"
 
 /** The reasons in the error channel of an operation. */
 type Raised<F> = F extends (...args: never) => Effect.Effect<infer _A, QueryError<infer R>, infer _R>
@@ -90,7 +90,6 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidCompletionProgress",
     "LeaseOwnerMismatch",
     "UnsupportedIsolation",
-    "WorkflowManaged",
     ...write
   ),
   "Jobs.completeFailure": exactly<Raised<typeof Jobs.completeFailure>>()(
@@ -98,7 +97,6 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidRetryTiming",
     "LeaseOwnerMismatch",
     "UnsupportedIsolation",
-    "WorkflowManaged",
     ...write
   ),
   "Jobs.completeContinuation": exactly<Raised<typeof Jobs.completeContinuation>>()(
@@ -107,7 +105,7 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidContinuationDelay",
     "LeaseOwnerMismatch",
     "UnsupportedIsolation",
-    "WorkflowManaged",
+    "WorkflowContinuationNotEnabled",
     ...write
   ),
   "Jobs.completeMany": exactly<Raised<typeof Jobs.completeMany>>()(
@@ -128,7 +126,6 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidStateTransition",
     "JobNotFound",
     "UnsupportedIsolation",
-    "WorkflowManaged",
     ...write
   ),
   "Jobs.outcome": exactly<Raised<typeof Jobs.outcome>>()("InvalidArgument", ...read),
@@ -149,7 +146,97 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
   "JobDefinitions.list": exactly<Raised<typeof JobDefinitions.list>>()("InvalidArgument", "InvalidPagination", ...read),
   "JobLogs.insert": exactly<Raised<typeof JobLogs.insert>>()("InvalidArgument", "JobNotFound", ...write),
   "JobLogs.insertMany": exactly<Raised<typeof JobLogs.insertMany>>()("InvalidArgument", ...write),
-  "JobLogs.list": exactly<Raised<typeof JobLogs.list>>()("InvalidArgument", "InvalidPagination", ...read)
+  "JobLogs.list": exactly<Raised<typeof JobLogs.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Workflows.enqueue": exactly<Raised<typeof Workflows.enqueue>>()(
+    "ActiveKeyMisuse",
+    "InvalidArgument",
+    "InvalidWorkflow",
+    "StepDefinitionUnavailable",
+    "UnsupportedIsolation",
+    "WorkflowIdempotencyConflict",
+    "WorkflowSnapshotMissing",
+    ...write
+  ),
+  "Workflows.enqueueOrGetActive": exactly<Raised<typeof Workflows.enqueueOrGetActive>>()(
+    "ActiveKeyMisuse",
+    "InvalidArgument",
+    "InvalidWorkflow",
+    "StepDefinitionUnavailable",
+    "UnsupportedIsolation",
+    "WorkflowIdempotencyConflict",
+    "WorkflowSnapshotMissing",
+    ...write
+  ),
+  "Workflows.append": exactly<Raised<typeof Workflows.append>>()(
+    "AppendConflict",
+    "AppendRefused",
+    "InvalidArgument",
+    "InvalidWorkflow",
+    "StepDefinitionUnavailable",
+    "UnsupportedIsolation",
+    "WorkflowRunNotFound",
+    ...write
+  ),
+  "Workflows.completeExternal": exactly<Raised<typeof Workflows.completeExternal>>()(
+    "ExternalCompletionConflict",
+    "ExternalStepNotFound",
+    "ExternalStepNotWaiting",
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Workflows.cancel": exactly<Raised<typeof Workflows.cancel>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    "WorkflowRunNotFound",
+    ...write
+  ),
+  "Workflows.recover": exactly<Raised<typeof Workflows.recover>>()(
+    "ActiveKeyMisuse",
+    "InvalidArgument",
+    "InvalidRecovery",
+    "InvalidWorkflow",
+    "RecoveryConflict",
+    "RecoverySourceNotFound",
+    "StepDefinitionUnavailable",
+    "UnsupportedIsolation",
+    "WorkflowIdempotencyConflict",
+    "WorkflowSnapshotMissing",
+    ...write
+  ),
+  "Workflows.updatePendingPayload": exactly<Raised<typeof Workflows.updatePendingPayload>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Workflows.stepKeysForUpdate": exactly<Raised<typeof Workflows.stepKeysForUpdate>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    "WorkflowRunNotFound",
+    ...write
+  ),
+  "Workflows.get": exactly<Raised<typeof Workflows.get>>()("InvalidArgument", ...read),
+  "Workflows.status": exactly<Raised<typeof Workflows.status>>()("InvalidArgument", ...read),
+  "Workflows.list": exactly<Raised<typeof Workflows.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Workflows.count": exactly<Raised<typeof Workflows.count>>()("InvalidArgument", ...read),
+  "Workflows.latestByType": exactly<Raised<typeof Workflows.latestByType>>()("InvalidArgument", ...read),
+  "Workflows.getByIdempotencyKey": exactly<Raised<typeof Workflows.getByIdempotencyKey>>()("InvalidArgument", ...read),
+  "Workflows.runOfJob": exactly<Raised<typeof Workflows.runOfJob>>()("InvalidArgument", ...read),
+  "Workflows.awaitResult": exactly<Raised<typeof Workflows.awaitResult>>()(
+    "InvalidArgument",
+    "WorkflowRunNotFound",
+    "NoResult",
+    "UnsuccessfulRun",
+    "ResultWaitTimeout",
+    ...read
+  ),
+  "Workflows.steps": exactly<Raised<typeof Workflows.steps>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Workflows.stepByKey": exactly<Raised<typeof Workflows.stepByKey>>()("InvalidArgument", ...read),
+  "Workflows.dependencies": exactly<Raised<typeof Workflows.dependencies>>()(
+    "InvalidArgument",
+    "InvalidPagination",
+    ...read
+  )
 }
 
 /** What a batch answers single rows with. */
@@ -163,7 +250,7 @@ export const answered: Readonly<Record<string, ReadonlyArray<string>>> = {
   "Jobs.completeMany": exactly<Answered<typeof Jobs.completeMany>>()(
     "LeaseOwnerMismatch",
     "InvalidCompletionProgress",
-    "WorkflowManaged",
+    "WorkflowContinuationNotEnabled",
     "Unavailable",
     "ConstraintViolation",
     "QueryFailed"

@@ -1,0 +1,248 @@
+/**
+ * The statements that make a run: its row, its steps, its edges, and the jobs of the steps that wait for nothing.
+ */
+import * as Effect from "effect/Effect"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { Fragment } from "effect/sql/Statement"
+import { isReadCommitted } from "../internal/isolation.ts"
+import * as Sql from "../internal/sql.ts"
+import { traceParent } from "../internal/trace.ts"
+import { patience } from "../internal/waiting.ts"
+import { workflowRunColumns } from "../WorkflowRun.ts"
+import type { EncodedSteps } from "./encode.ts"
+
+/** What {@link insertRun} is given beside the steps. */
+export interface RunInput {
+  readonly workflowType: string
+  readonly organizationId: string | undefined
+  readonly idempotencyKey: string | undefined
+  /** The request as JSON text: what a retry is compared with. */
+  readonly request: string
+  /** An id that a claim on an active key was made with. */
+  readonly runId: string | undefined
+}
+
+/**
+ * `item`, the steps with their ids and with what their definitions or contracts decide; and `ids`, their ids by place. Reads
+ * `input (at, steps, organization_id)`. All arrays are by place, so nothing is joined.
+ */
+export const items = (sql: SqlClient, steps: EncodedSteps): Fragment => sql`
+    item AS MATERIALIZED (
+      SELECT
+        runledger.uuidv7() AS id,
+        s.place - 1 AS place, s.ordinal, s.step_key, s.fan_out_key, s.fan_out_index, s.execution_kind, s.job_type,
+        s.payload_version, s.organization_id, s.stage, s.execution_resource_key,
+        COALESCE(s.allow_handler_continuation, false) AS allow_handler_continuation,
+        -- a JSON null arrives as NULL
+        COALESCE(s.payload, 'null') AS payload,
+        s.execution_kind = 'EXTERNAL'
+          OR COALESCE(d.is_enabled, CASE WHEN s.contract_version IS NOT NULL THEN true END) AS is_enabled,
+        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
+          s.priority,
+          CASE WHEN d.version < s.contract_version THEN s.contract_priority ELSE d.default_priority END,
+          s.contract_priority
+        ) END AS priority,
+        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
+          s.max_attempts,
+          CASE WHEN d.version < s.contract_version THEN s.contract_max_attempts ELSE d.max_attempts END,
+          s.contract_max_attempts
+        ) END AS max_attempts,
+        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
+          s.timeout_seconds,
+          CASE WHEN d.version < s.contract_version THEN s.contract_timeout ELSE d.default_timeout_seconds END,
+          s.contract_timeout
+        ) END AS timeout_seconds
+      FROM input i
+      CROSS JOIN LATERAL ROWS FROM (
+        jsonb_to_recordset(i.steps) AS (
+          step_key text, fan_out_key text, fan_out_index integer, execution_kind text, job_type text, organization_id uuid,
+          payload jsonb, priority integer, max_attempts integer, timeout_seconds integer, stage text,
+          allow_handler_continuation boolean, execution_resource_key text
+        ),
+        jsonb_to_recordset(${steps.details}::jsonb) AS (
+          ordinal integer, payload_version integer, contract_version integer, contract_priority integer,
+          contract_max_attempts integer, contract_timeout integer
+        )
+      ) WITH ORDINALITY AS s (
+        step_key, fan_out_key, fan_out_index, execution_kind, job_type, organization_id, payload, priority, max_attempts,
+        timeout_seconds, stage, allow_handler_continuation, execution_resource_key, ordinal, payload_version,
+        contract_version, contract_priority, contract_max_attempts, contract_timeout, place
+      )
+      LEFT JOIN LATERAL (
+        SELECT * FROM runledger.job_definitions d WHERE d.job_type = s.job_type LIMIT 1
+      ) d ON true
+    ), ids AS MATERIALIZED (
+      SELECT array_agg(id ORDER BY place) AS ids FROM item
+    ), refused AS MATERIALIZED (
+      SELECT step_key, job_type, CASE WHEN is_enabled IS NULL THEN 'missing' ELSE 'disabled' END AS state
+      FROM item
+      WHERE is_enabled IS NOT TRUE
+      ORDER BY ordinal
+      LIMIT 1
+    )`
+
+/**
+ * Inserts `item` into steps, and their jobs and events. Reads `input (at)`, `owner (id, trace_parent)`, the run, and
+ * `begin (place, total, pending, unsatisfied, status)`, how each step begins.
+ */
+export const insertSteps = `
+    starting AS MATERIALIZED (
+      SELECT
+        i.*, b.total, b.pending, b.unsatisfied, b.status, o.id AS run_id, o.trace_parent,
+        CASE WHEN b.status = 'ENQUEUED' THEN runledger.uuidv7() END AS job_id
+      FROM item i
+      JOIN begin b ON b.place = i.place
+      CROSS JOIN owner o
+      -- first in, first out: ids of jobs sort as the request does
+      ORDER BY i.ordinal
+    ), step AS (
+      INSERT INTO runledger.workflow_steps (
+        id, workflow_run_id, step_key, fan_out_key, fan_out_index, execution_kind, job_type, payload_version, organization_id,
+        payload, priority, max_attempts, timeout_seconds, stage, allow_handler_continuation, execution_resource_key, status,
+        job_id, released_at, finished_at, dependency_count_total, dependency_count_pending, dependency_count_unsatisfied,
+        status_reason, last_error_code, last_error_message, created_at, updated_at
+      )
+      SELECT
+        s.id, s.run_id, s.step_key, s.fan_out_key, s.fan_out_index, s.execution_kind, s.job_type, s.payload_version,
+        s.organization_id, s.payload, s.priority, s.max_attempts, s.timeout_seconds, s.stage, s.allow_handler_continuation,
+        s.execution_resource_key, s.status, s.job_id,
+        CASE WHEN s.status IN ('ENQUEUED', 'WAITING_FOR_EXTERNAL') THEN i.at END,
+        CASE WHEN s.status = 'CANCELED' THEN i.at END,
+        s.total, s.pending, s.unsatisfied,
+        CASE WHEN s.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
+        CASE WHEN s.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
+        CASE WHEN s.status = 'CANCELED' THEN 'A prerequisite did not end as this step requires' END,
+        i.at, i.at
+      FROM starting s
+      CROSS JOIN input i
+    ), job AS (
+      INSERT INTO runledger.job_queue (
+        id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at, stage,
+        execution_resource_key, workflow_run_id, workflow_step_id, trace_parent, created_at, updated_at
+      )
+      SELECT
+        s.job_id, s.job_type, s.payload_version, s.organization_id, s.payload, s.priority, s.max_attempts, s.timeout_seconds,
+        i.at, s.stage, s.execution_resource_key, s.run_id, s.id, s.trace_parent, i.at, i.at
+      FROM starting s
+      CROSS JOIN input i
+      WHERE s.job_id IS NOT NULL
+    ), staged AS (
+      INSERT INTO runledger.job_events (job_id, seq, run_number, event_type, stage, payload, occurred_at)
+      SELECT s.job_id, 1, 1, 'ENQUEUED', s.stage, jsonb_build_object('job_type', s.job_type), i.at
+      FROM starting s
+      CROSS JOIN input i
+      WHERE s.job_id IS NOT NULL AND s.stage <> 'queued'
+    )`
+
+/**
+ * Makes a run, or finds the one that its key belongs to. A key for which it did neither belongs to a run that was committed
+ * while the statement waited for it.
+ */
+export const insertRun = Effect.fnUntraced(function* (run: RunInput, steps: EncodedSteps) {
+  const { sql, instant } = yield* Sql.clocked
+  const keyed = run.idempotencyKey !== undefined
+  const trace = traceParent(yield* Effect.context())
+  return yield* sql`
+    WITH input AS MATERIALIZED (
+      SELECT
+        ${instant} AS at, r.request, r.request -> 'steps' AS steps,
+        COALESCE(${run.runId ?? null}::uuid, runledger.uuidv7()) AS id, ${run.workflowType}::text AS workflow_type,
+        ${run.organizationId ?? null}::uuid AS organization_id, ${run.idempotencyKey ?? null}::text AS idempotency_key
+        ${sql.literal(keyed ? `, ${patience}` : "")}
+      FROM (SELECT ${run.request}::jsonb AS request) r
+    ), ${items(sql, steps)}, edge AS MATERIALIZED (
+      SELECT *
+      FROM jsonb_to_recordset(${steps.edges}::jsonb)
+        AS e (dependent integer, prerequisite integer, release_mode text)
+    ), begin AS MATERIALIZED (
+      SELECT
+        i.place, COALESCE(e.total, 0) AS total, COALESCE(e.total, 0) AS pending, 0 AS unsatisfied,
+        CASE
+          WHEN e.total IS NOT NULL THEN 'BLOCKED' WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED' ELSE 'WAITING_FOR_EXTERNAL'
+        END AS status
+      FROM item i
+      LEFT JOIN (SELECT dependent, count(*)::integer AS total FROM edge GROUP BY dependent) e ON e.dependent = i.place
+    ), counts AS MATERIALIZED (
+      SELECT
+        count(*)::integer AS total, (count(*) FILTER (WHERE status <> 'WAITING_FOR_EXTERNAL'))::integer AS open,
+        (count(*) FILTER (WHERE status = 'WAITING_FOR_EXTERNAL'))::integer AS waiting
+      FROM begin
+    ), owner AS (
+      INSERT INTO runledger.workflow_runs AS r (
+        id, workflow_type, organization_id, status, steps_total, steps_open, steps_waiting, idempotency_key, enqueue_request,
+        result_step_key, metadata, trace_parent, started_at, created_at, updated_at
+      )
+      SELECT
+        i.id, i.workflow_type, i.organization_id, CASE WHEN c.open > 0 THEN 'RUNNING' ELSE 'WAITING_FOR_EXTERNAL' END,
+        c.total, c.open, c.waiting, i.idempotency_key, i.request, i.request ->> 'result_step_key',
+        i.request -> 'metadata', ${trace}::text, i.at, i.at, i.at
+      FROM input i
+      CROSS JOIN counts c
+      WHERE NOT EXISTS (SELECT FROM refused) ${sql.literal(keyed ? `AND ${isReadCommitted}` : "")}
+      ${sql.literal(keyed ? "ON CONFLICT DO NOTHING" : "")}
+      RETURNING r.*
+    ), ${sql.literal(insertSteps)}, dependency AS (
+      INSERT INTO runledger.workflow_step_dependencies (
+        workflow_run_id, prerequisite_step_id, dependent_step_id, release_mode, created_at
+      )
+      SELECT o.id, n.ids[e.prerequisite + 1], n.ids[e.dependent + 1], e.release_mode, o.created_at
+      FROM edge e
+      CROSS JOIN ids n
+      CROSS JOIN owner o
+    )
+    SELECT
+      CASE
+        WHEN ${sql.literal(keyed ? `NOT ${isReadCommitted}` : "false")} THEN 'isolation'
+        ELSE COALESCE(r.found_as, f.state, 'unseen')
+      END AS outcome,
+      f.step_key AS refused_step_key, f.job_type AS refused_job_type,
+      ${sql.literal(keyed ? "i.callers_lock_timeout, " : "")}r.*
+    FROM input i
+    LEFT JOIN refused f ON true
+    LEFT JOIN LATERAL (
+      SELECT 'inserted' AS found_as, NULL::text[] AS fields, ${sql.literal(workflowRunColumns)}
+      FROM owner r
+      ${sql.literal(keyed ? `UNION ALL ${foundByKey(run.organizationId)}` : "")}
+    ) r ON true
+  `
+})
+
+/** The run that a key belongs to already, if it does. */
+export const findRun = Effect.fnUntraced(function* (run: RunInput) {
+  const sql = yield* Sql.client
+  return yield* sql`
+    SELECT found.found_as AS outcome, found.*
+    FROM (
+      SELECT
+        ${run.workflowType}::text AS workflow_type, ${run.organizationId ?? null}::uuid AS organization_id,
+        ${run.idempotencyKey ?? null}::text AS idempotency_key, ${run.request}::jsonb AS request
+    ) i
+    CROSS JOIN LATERAL (${sql.literal(foundByKey(run.organizationId))}) found
+  `
+})
+
+/** The run that the key of `i` belongs to, and whether it was requested in the same way: `jsonb` compares, so 1.0 equals 1. */
+const foundByKey = (organizationId: string | undefined) => `
+      SELECT
+        CASE
+          WHEN r.enqueue_request IS NULL THEN 'no snapshot' WHEN r.enqueue_request = i.request THEN 'existing' ELSE 'conflict'
+        END AS found_as,
+        CASE WHEN r.enqueue_request <> i.request THEN (
+          SELECT array_agg(DISTINCT d.field ORDER BY d.field)
+          FROM (
+            SELECT k.key AS field
+            FROM jsonb_object_keys((r.enqueue_request || i.request) - 'steps') AS k (key)
+            WHERE r.enqueue_request -> k.key IS DISTINCT FROM i.request -> k.key
+            UNION ALL
+            -- steps stand in the order of their keys
+            SELECT CASE WHEN a.step -> 'step_key' = b.step -> 'step_key' THEN 'steps.' || k.key ELSE 'steps' END
+            FROM jsonb_array_elements(r.enqueue_request -> 'steps') WITH ORDINALITY AS a (step, place)
+            FULL JOIN jsonb_array_elements(i.request -> 'steps') WITH ORDINALITY AS b (step, place) USING (place)
+            CROSS JOIN LATERAL jsonb_object_keys(COALESCE(a.step, '{}') || COALESCE(b.step, '{}')) AS k (key)
+            WHERE a.step -> k.key IS DISTINCT FROM b.step -> k.key
+          ) d
+        ) END AS fields,
+        ${workflowRunColumns}
+      FROM runledger.workflow_runs r
+      WHERE r.workflow_type = i.workflow_type AND r.idempotency_key = i.idempotency_key
+        AND r.organization_id ${organizationId === undefined ? "IS NULL" : "= i.organization_id"}`
