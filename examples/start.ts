@@ -1,98 +1,46 @@
 /**
- * A first real job, end to end: `npm start [folder]`.
+ * A first real workflow, end to end: `npm start [folder]`.
  *
- * Every file below the folder (default: this repository) is a job that counts its lines, words and bytes and takes its
- * SHA-256. A worker runs them while they are still being enqueued; some fail and are retried, some end in the dead letters.
+ * Every file below the folder (default: this repository) is a step that counts its lines, words and bytes and takes its
+ * SHA-256; a step sums up what they found; a person lets it pass (`--yes`: without being asked); the result is awaited here.
+ * Some steps fail and are retried. Files that are not there are jobs of their own, and end in the dead letters.
  *
  * With `DATABASE_URL` it uses that database, and a second run finds what the first has done. Otherwise it starts a server of
  * its own and removes it at the end. Ctrl-C lets the jobs at work finish; none stays leased.
  */
-import { resolve } from "node:path"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { PgClient } from "@effect/sql-pg"
-import { Array as Arr, Config, Data, Effect, FileSystem, Layer, Option, Redacted, Schedule } from "effect"
+import { Config, Effect, Layer, Option, Redacted } from "effect"
 import * as EmbeddedPostgres from "../dev/EmbeddedPostgres.ts"
-import { projectRoot } from "../dev/embedded-postgres/projectRoot.ts"
-import { Jobs, Migrator, Notifications, Reaper, Worker } from "../src/index.ts"
+import { Migrator, Notifications, Reaper, Worker } from "../src/index.ts"
+import { CleanUp, CleanUpLive } from "./start/CleanUp.ts"
 import { CountFile, CountFileLive } from "./start/CountFile.ts"
-import { filesBelow, type Listed, vanished } from "./start/files.ts"
-import { openJobs, report } from "./start/report.ts"
-import { number, plural, say, status } from "./start/screen.ts"
-
-class NotAFolder extends Data.TaggedError("NotAFolder")<{ readonly message: string }> {}
-
-/** What this process has seen so far. */
-const seen = { counted: 0, retried: 0, failed: 0 }
-
-const observer: Worker.Observer = (event) =>
-  Effect.sync(() => {
-    if (event._tag !== "Ended") return
-    if (event.outcome._tag === "Succeeded") seen.counted++
-    else if (event.outcome._tag === "RetryScheduled") seen.retried++
-    else if (event.outcome._tag === "DeadLettered") seen.failed++
-  })
+import { enqueueAll } from "./start/enqueue.ts"
+import { filesBelow, vanished } from "./start/files.ts"
+import { passGate } from "./start/gate.ts"
+import { next } from "./start/next.ts"
+import { type Options, options } from "./start/options.ts"
+import { Publish, PublishLive } from "./start/Publish.ts"
+import { observer, openJobs, untilIdle } from "./start/progress.ts"
+import { report } from "./start/report.ts"
+import { SumUp, SumUpLive } from "./start/SumUp.ts"
+import { number, plural, say } from "./start/screen.ts"
 
 // The lease is short and the reaper quick, so that a run after `kill -9` need not wait long for what the dead held.
 const Working = Layer.mergeAll(
   Worker.layer({
-    jobs: [CountFile],
+    jobs: [CountFile, SumUp, Publish, CleanUp],
     concurrency: 16,
     lease: "10 seconds",
     drainTimeout: "5 seconds",
     observers: [observer]
-  }).pipe(Layer.provide(CountFileLive), Layer.provide(Notifications.layer)),
+  }).pipe(Layer.provide([CountFileLive, SumUpLive, PublishLive, CleanUpLive])),
   Reaper.layer({ interval: "2 seconds" })
+).pipe(
+  // the worker hears of jobs that are due, and whoever waits for a result of runs that have ended
+  Layer.provideMerge(Notifications.layer)
 )
-
-const enqueueAll = Effect.fn("enqueueAll")(function* (files: ReadonlyArray<Listed>) {
-  const enqueued: Array<Jobs.Enqueued> = []
-  for (const batch of Arr.chunksOf(files, 500)) {
-    const answers = yield* Jobs.enqueueMany(
-      batch.map(({ path, idempotencyKey }) => Jobs.request(CountFile, { path }, { idempotencyKey }))
-    )
-    enqueued.push(...(yield* Effect.forEach(answers, (answer) => Effect.fromResult(answer))))
-  }
-  const isNew = enqueued.filter(({ disposition }) => disposition === "inserted").length
-  yield* say(`${plural(isNew, "new job")}, ${number(enqueued.length - isNew)} there already`)
-  return enqueued.map(({ jobId }) => jobId)
-})
-
-/** Enqueues, and waits until nothing is left to do. */
-const work = Effect.fn("work")(function* (files: ReadonlyArray<Listed>) {
-  let isEnqueued = false
-  const enqueuing = Effect.tap(enqueueAll(files), () =>
-    Effect.sync(() => {
-      isEnqueued = true
-    })
-  )
-  const poll = Effect.gen(function* () {
-    const wasEnqueued = isEnqueued
-    const { waiting, leased } = yield* openJobs()
-    yield* status(
-      `  ${number(seen.counted)} counted, ${plural(seen.retried, "retry", "retries")}, ` +
-        `${plural(seen.failed, "dead letter")}; ${number(leased)} at work, ${number(waiting)} waiting`
-    )
-    return wasEnqueued && waiting + leased === 0
-  })
-  const waiting = Effect.repeat(poll, { until: (isDone) => isDone, schedule: Schedule.spaced("200 millis") })
-  const [ids] = yield* Effect.all([enqueuing, waiting], { concurrency: 2 })
-  return ids
-})
-
-const next = (isKept: boolean) => [
-  "Next:",
-  ...(isKept
-    ? ["  run it again                   nothing is enqueued twice; a file that you changed is a new job"]
-    : [
-        "  run it twice                   on a database that stays, nothing is enqueued twice:",
-        "                                 DATABASE_URL=postgres://user@host/database npm start"
-      ]),
-  "  npm start -- node_modules      thousands of files: press Ctrl-C, or kill it, in the middle; on a database that stays,",
-  "                                 the next run goes on from there",
-  "  examples/start/CountFile.ts    the contract and the handler of these jobs",
-  "  src/Worker.ts                  who runs them; src/jobs/claim.ts and src/jobs/complete.ts: with which statements"
-]
 
 /** Runs after the worker is closed, and before its database is. */
 const stopped = (isKept: boolean) =>
@@ -106,17 +54,22 @@ const stopped = (isKept: boolean) =>
     Effect.catch(({ message }) => say(`Stopped; the database does not say what is left: ${message}`))
   )
 
-const program = Effect.fn("program")(function* (folder: string, isKept: boolean) {
+const program = Effect.fn("program")(function* (options: Options, isKept: boolean) {
+  const { folder, yes } = options
   const startedAt = performance.now()
   const files = [...(yield* filesBelow(folder)), ...(yield* vanished(folder))]
   yield* say(`${plural(files.length, "file")} below ${folder}, one of them made up`)
-  const ids = yield* work(files).pipe(
+  const lines = yield* Effect.gen(function* () {
+    const enqueued = yield* enqueueAll(folder, files)
+    yield* untilIdle(enqueued.run.run.id)
+    yield* passGate(enqueued.run, yes)
+    return yield* report(options, enqueued)
+  }).pipe(
     Effect.onInterrupt(() => say("Stopping: jobs at work may finish, the others stay where they are")),
     Effect.provide(Working),
     Effect.onInterrupt(() => stopped(isKept))
   )
-  yield* say(`Done in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`)
-  yield* say(...(yield* report(folder, ids)), ...next(isKept))
+  yield* say(`Done in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`, ...lines, ...next(isKept))
 })
 
 /** The database that the environment names, or a server from npm that lives as long as this program. */
@@ -134,25 +87,18 @@ const database = (given: Option.Option<Redacted.Redacted>) =>
   )
 
 const main = Effect.gen(function* () {
-  const named = process.argv[2]
-  // npm changes the folder, and says where it was called
-  const folder = named === undefined ? projectRoot : resolve(process.env.INIT_CWD ?? ".", named)
-  const fs = yield* FileSystem.FileSystem
-  const info = yield* Effect.option(fs.stat(folder))
-  if (!Option.exists(info, ({ type }) => type === "Directory")) {
-    return yield* new NotAFolder({ message: `${folder} is not a folder` })
-  }
+  const asked = yield* options
   const given = Option.filter(
     yield* Config.option(Config.Redacted("DATABASE_URL")),
     (url) => Redacted.value(url) !== ""
   )
-  yield* program(folder, Option.isSome(given)).pipe(
+  yield* program(asked, Option.isSome(given)).pipe(
     Effect.provide(Migrator.layer.pipe(Layer.provideMerge(database(given))))
   )
 })
 
 main.pipe(
-  Effect.catchTag("NotAFolder", ({ message }) =>
+  Effect.catchTag("Misused", ({ message }) =>
     Effect.sync(() => {
       console.error(message)
       process.exitCode = 1

@@ -9,10 +9,15 @@ import { Export, postExport } from "../examples/http-errors.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
 import { Mailer, MailRefused, Main, SendEmail } from "../examples/worker.ts"
+import { Price, PriceLive, Total, TotalLive, totalOf } from "../examples/workflow.ts"
+import * as Append from "../examples/workflow-append.ts"
+import * as Gate from "../examples/workflow-gate.ts"
+import * as Untyped from "../examples/workflow-untyped.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as Worker from "../src/Worker.ts"
+import * as Workflows from "../src/Workflows.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
 const example = (name: string, body: () => Effect.Effect<void, unknown, Layer.Success<typeof TestDatabase.layer>>) =>
@@ -184,5 +189,99 @@ example("test-double: the code under test needs no database, and the real layer 
     assert.deepStrictEqual(yield* Ref.get(asked), [7])
     yield* Effect.provide(signUp(8), Later.layer)
     assert.strictEqual(yield* Jobs.count({ scope: TenantScope.global, jobType: Welcome.jobType }), 1)
+  })
+)
+
+example("workflow: a fan-out is summed up, and the result comes with its type", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      yield* Layer.build(
+        Layer.provide(Worker.layer({ ...quick, jobs: [Price, Total] }), Layer.merge(PriceLive, TotalLive))
+      )
+      const cart = [
+        { item: "lamp", pieces: 2 },
+        { item: "chair", pieces: 1 }
+      ]
+      assert.deepStrictEqual(yield* totalOf("7", cart), { cents: 1300, currency: "EUR" })
+      assert.deepStrictEqual(yield* totalOf("7", cart), { cents: 1300, currency: "EUR" })
+      assert.strictEqual(yield* Workflows.count({ scope: TenantScope.global }), 1)
+    })
+  )
+)
+
+const statusesOf = (runId: Workflows.WorkflowRunId) =>
+  Effect.map(Workflows.steps(TenantScope.global, runId), (steps) =>
+    Object.fromEntries(steps.map(({ stepKey, status }) => [stepKey, status]))
+  )
+
+const runEnded = (runId: Workflows.WorkflowRunId) =>
+  Workflows.get(TenantScope.global, runId).pipe(
+    Effect.flatMap(Effect.fromOption),
+    Effect.filterOrFail(
+      (run) => run.isTerminal,
+      (run) => new Error(`it is ${run.status}`)
+    ),
+    Effect.retry(Schedule.spaced("20 millis")),
+    Effect.timeout("10 seconds")
+  )
+
+example("workflow-gate: another process opens the gate, or withdraws the run", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      yield* Layer.build(Layer.provide(Worker.layer({ ...quick, jobs: [Gate.Pay] }), Gate.PayLive))
+      const runId = yield* Gate.request("r-1")
+      assert.deepStrictEqual(yield* statusesOf(runId), { approval: "WAITING_FOR_EXTERNAL", pay: "BLOCKED" })
+      yield* Gate.approve("r-1", runId, "ops")
+      const run = Workflows.handle(Gate.refund("r-1"), TenantScope.global, runId)
+      const result = yield* Workflows.awaitResult(run, { timeout: "10 seconds", pollInterval: "20 millis" })
+      assert.deepStrictEqual(result, { paid: "r-1", approvedBy: "ops" })
+      const other = yield* Gate.request("r-2")
+      assert.strictEqual((yield* Gate.withdraw(other)).status, "CANCELED")
+      assert.deepStrictEqual(yield* statusesOf(other), { approval: "CANCELED", pay: "CANCELED" })
+      const late = yield* Effect.flip(Gate.approve("r-2", other, "ops"))
+      assert.strictEqual(late.reason._tag, "ExternalCompletionConflict")
+    })
+  )
+)
+
+example("workflow-append: steps are appended while the gate is open", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { Crawl, CrawlLive, Index, IndexLive } = Append
+      yield* Layer.build(
+        Layer.provide(Worker.layer({ ...quick, jobs: [Crawl, Index] }), Layer.merge(CrawlLive, IndexLive))
+      )
+      const { run } = yield* Workflows.enqueue(Append.crawlSite("example.com"))
+      assert.strictEqual((yield* Append.found(run.id, "/a")).disposition, "inserted")
+      assert.strictEqual((yield* Append.found(run.id, "/a")).disposition, "existing")
+      yield* Append.allFound(run.id)
+      assert.strictEqual((yield* runEnded(run.id)).status, "SUCCEEDED")
+      assert.deepStrictEqual(yield* statusesOf(run.id), {
+        "crawl /": "SUCCEEDED",
+        "all found": "SUCCEEDED",
+        index: "SUCCEEDED",
+        "crawl /a": "SUCCEEDED"
+      })
+      const late = yield* Effect.flip(Append.found(run.id, "/b"))
+      assert.strictEqual(late.reason.code, "workflow.append_window_not_open")
+    })
+  )
+)
+
+example("workflow-untyped: a plan becomes a run, and a cycle is named", () =>
+  Effect.gen(function* () {
+    yield* Untyped.declare(["shell"])
+    const tasks = { fetch: { runs: "shell" }, build: { runs: "shell", after: ["fetch"] } }
+    assert.strictEqual(yield* Untyped.submit({ name: "release", tasks }), "2 steps are under way")
+    const ring = { ...tasks, fetch: { runs: "shell", after: ["build"] } }
+    assert.match(
+      yield* Untyped.submit({ name: "release", tasks: ring }),
+      /^These wait for each other: (fetch, build|build, fetch)$/
+    )
+    assert.match(
+      yield* Untyped.submit({ name: "release", tasks: { build: { runs: "shell", after: ["fetch"] } } }),
+      /missing_dependency \(step build\) \(prerequisite fetch\)/
+    )
+    assert.strictEqual(yield* Workflows.count({ scope: TenantScope.global }), 1)
   })
 )

@@ -23,7 +23,13 @@ export class Unreadable extends Schema.TaggedError<Unreadable>("start/Unreadable
 
 export class CountFile extends Job.make("file.count", {
   payload: { path: Schema.String },
-  success: Schema.Struct({ lines: Schema.Int, words: Schema.Int, bytes: Schema.Int, sha256: Schema.String }),
+  success: Schema.Struct({
+    path: Schema.String,
+    lines: Schema.Int,
+    words: Schema.Int,
+    bytes: Schema.Int,
+    sha256: Schema.String
+  }),
   error: Schema.Union([NotYet, Unreadable]),
   record: (error) =>
     error._tag === "Unreadable" ? { kind: "TERMINAL", code: "file.unreadable" } : { code: "file.not_yet" },
@@ -44,7 +50,7 @@ export const CountFileLive = CountFile.toLayer(
       Stream.runForEach((bytes) => Effect.sync(() => tally.add(bytes))),
       Effect.catch(({ reason }) => because(path, reason._tag))
     )
-    return tally.result()
+    return { path, ...tally.result() }
   })
 )
 

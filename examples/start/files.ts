@@ -1,5 +1,5 @@
 /**
- * The files of a folder, each with the key of its job.
+ * The files of a folder, each with a key that changes when the file does.
  */
 import { createHash } from "node:crypto"
 import { resolve } from "node:path"
@@ -7,6 +7,8 @@ import { Effect, FileSystem, Option } from "effect"
 
 export interface Listed {
   readonly path: string
+  /** Whether there was a file when the folder was listed; its job may still find otherwise. */
+  readonly isThere: boolean
   /** The same as long as the file is the same: a file that was changed is a job of its own. */
   readonly idempotencyKey: string
 }
@@ -23,15 +25,21 @@ const keyOf = (path: string, state: string) => {
 const listed = Effect.fnUntraced(function* (path: string) {
   const fs = yield* FileSystem.FileSystem
   const info = yield* Effect.option(fs.stat(path))
-  if (Option.isNone(info)) return [{ path, idempotencyKey: keyOf(path, "unreadable") }]
+  if (Option.isNone(info)) return [{ path, isThere: false, idempotencyKey: keyOf(path, "unreadable") }]
   const { type, size, mtime } = info.value
   // reading a pipe or a device may never end
   if (type !== "File") return []
   const modified = Option.match(mtime, { onNone: () => "?", onSome: (at) => at.toISOString() })
-  return [{ path, idempotencyKey: keyOf(path, `${size} bytes of ${modified}`) }]
+  return [{ path, isThere: true, idempotencyKey: keyOf(path, `${size} bytes of ${modified}`) }]
 })
 
-/** The files below `folder`; dependencies, build output and Git's own files are left out. */
+/** One key for all of these: the same as long as no file came, went or changed. */
+export const keyOfAll = (folder: string, files: ReadonlyArray<Listed>): string =>
+  createHash("sha256")
+    .update(JSON.stringify([folder, ...files.map(({ idempotencyKey }) => idempotencyKey)]))
+    .digest("hex")
+
+/** The files below `folder`, by path; dependencies, build output and Git's own files are left out. */
 export const filesBelow = (folder: string): Effect.Effect<ReadonlyArray<Listed>, never, FileSystem.FileSystem> =>
   Effect.gen(function* () {
     const fs = yield* FileSystem.FileSystem
@@ -47,7 +55,8 @@ export const filesBelow = (folder: string): Effect.Effect<ReadonlyArray<Listed>,
       },
       { concurrency: 8 }
     )
-    return found.flat()
+    // the system lists in any order, and the key of all depends on it
+    return found.flat().sort((a, b) => (a.path < b.path ? -1 : 1))
   })
 
 /** A file that was there when the folder was listed and is gone when its job runs. */
