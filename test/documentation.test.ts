@@ -17,14 +17,14 @@ const blocks = (text: string): ReadonlyArray<string> =>
     code === undefined ? [] : [code]
   )
 
-const publicModules = ["Jobs", "JobDefinitions", "JobLogs", "Migrator"]
+const publicModules = ["Jobs", "JobDefinitions", "JobLogs", "Migrator", "Workflows"]
 
 describe("documentation", () => {
-  const documented = ["README.md", ...sources("src")].flatMap((file) =>
+  const documented = ["README.md", "docs/workflows.md", ...sources("src")].flatMap((file) =>
     blocks(readFileSync(join(root, file), "utf8")).map((code, i) => ({ file, i, code }))
   )
 
-  it("has examples that compile, in the README and in doc comments", () => {
+  it("has examples that compile, in the README, in docs/workflows.md and in doc comments", () => {
     assert.isAtLeast(documented.length, 25)
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder)
@@ -74,13 +74,17 @@ describe("documentation", () => {
   it("covers every public operation: what it does, how it fails, an example", () => {
     const undocumented: Array<string> = []
     let operations = 0
-    const files = [...publicModules.map((name) => `src/${name}.ts`), ...sources("src/jobs")]
+    const files = [
+      ...publicModules.map((name) => `src/${name}.ts`),
+      ...sources("src/jobs"),
+      ...sources("src/workflows")
+    ]
     for (const file of files) {
       const text = readFileSync(join(root, file), "utf8")
       for (const [, name = ""] of text.matchAll(/\b(?:reading|writing)\("\w+\.(\w+)"\)/g)) {
         operations += 1
         const [, comment = ""] =
-          new RegExp(String.raw`/\*\*((?:(?!\*/).)*)\*/\s*export const ${name}\b`, "s").exec(text) ?? []
+          new RegExp(String.raw`/\*\*((?:(?!\*/).)*)\*/\s*export (?:const|function) ${name}\b`, "s").exec(text) ?? []
         if (!comment.includes("@example") || !/fails?\b/i.test(comment)) undocumented.push(`${file}: ${name}`)
       }
     }
