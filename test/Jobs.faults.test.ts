@@ -180,12 +180,14 @@ const statementsOf = Effect.fnUntraced(function* (
   )
   const began = within.findIndex(({ operation: name }) => name === "BEGIN")
   let depth = 0
-  return within.map(({ operation: name }, index) => {
+  return within.map(({ operation: name, sql }, index) => {
     if (name === "BEGIN") depth = 1
     const commits = name === "COMMIT" || (depth === 0 && name !== "BEGIN")
     if (name === "COMMIT") depth = 0
-    // before a transaction of its own, a statement only finds out that it needs one
-    return { name, commits, writes: commits && index >= began }
+    // before a transaction of its own, a statement only finds out that it needs one; and a reaper looks for runs, of which
+    // there are none here, before it reaps
+    const looks = index < began || sql.includes("SELECT DISTINCT e.workflow_run_id")
+    return { name, commits, writes: commits && !looks }
   })
 })
 

@@ -293,12 +293,13 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Reaper with handlers", 
       })
       yield* expired(20, 1, Buried.jobType)
       yield* start({ jobs: [Buried] }).pipe(Effect.provide(handlers))
+      // small steps: a hook reads its job first, and its time runs meanwhile
       yield* adjustUntil(
-        "10 seconds",
+        "250 millis",
         Effect.map(Queue.size(letters), (size) => size === 19)
       )
       yield* adjustUntil(
-        "10 seconds",
+        "250 millis",
         Effect.sync(() => lines.filter((line) => line === "Warn: onDeadLetter failed").length === 12)
       )
     })

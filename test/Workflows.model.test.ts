@@ -769,8 +769,7 @@ it.layer(layer, { timeout: "60 seconds" })("workflows, one operation after the o
         "recover inserted",
         "recover existing",
         "recover workflow.recovery_request_conflict",
-        "recover workflow.recovery_source_not_terminal",
-        "recover workflow.recovery_active_constraint"
+        "recover workflow.recovery_source_not_terminal"
       ]
       if (replay === undefined && times >= 1) {
         assert.deepStrictEqual(

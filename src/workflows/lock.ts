@@ -17,10 +17,11 @@
  *   continuation lock the job (SKIP LOCKED), then write its own step; they never lock the run.
  * - A step that has none (blocked, waiting, external) is protected by the lock on its run.
  *
- * So nobody ever waits for a step, and the only waits are for a run: run before job before step, each in id order, and no
- * cycle. A batch takes its runs with SKIP LOCKED and asks again for those it did not get; only an operation on one run waits,
- * for at most five seconds. A caller's transaction that touches several runs one after the other can still deadlock; it is
- * told `Unavailable`.
+ * So nobody ever waits for a step, and what waits does so for a run, or, holding the run, for its jobs: run before job before
+ * step, each in id order, and no cycle. A batch takes its runs with SKIP LOCKED and asks again for those it did not get; only an
+ * operation on one run waits, for at most five seconds, and a batch that is about nothing else. A caller's transaction that
+ * touches several runs one after the other, or that claims a job of a run and then ends it, can still deadlock; it is told
+ * `Unavailable`.
  */
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
