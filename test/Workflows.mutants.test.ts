@@ -294,7 +294,7 @@ const mutants: ReadonlyArray<Mutant> = [
   mutant(
     "a step has no job",
     round,
-    "job_id = COALESCE(n.new_job_id, s.job_id)",
+    "job_id = COALESCE(j.new_job_id, s.job_id)",
     "job_id = s.job_id",
     "a step is released when its last prerequisite ends, once"
   ),

@@ -152,7 +152,7 @@ const round = Effect.fnUntraced(function* (steps: ReadonlyArray<StepRef>, isCoun
       JOIN runledger.workflow_step_dependencies d
         ON d.workflow_run_id = e.workflow_run_id AND d.prerequisite_step_id = e.id
       GROUP BY d.workflow_run_id, d.dependent_step_id
-    ), judged AS MATERIALIZED (
+    ), verdict AS MATERIALIZED (
       SELECT
         s.*, m.met, m.unsatisfied, r.trace_parent,
         CASE
@@ -170,15 +170,21 @@ const round = Effect.fnUntraced(function* (steps: ReadonlyArray<StepRef>, isCoun
       CROSS JOIN LATERAL (
         SELECT r.status, r.trace_parent FROM runledger.workflow_runs r WHERE r.id = m.workflow_run_id LIMIT 1
       ) r
+    ), judged AS MATERIALIZED (
+      SELECT
+        v.*, CASE WHEN v.becomes = 'ENQUEUED' AND v.status = 'BLOCKED' THEN runledger.uuidv7() END AS new_job_id
+      FROM verdict v
+      -- first in, first out
+      ORDER BY v.id
     ), released AS MATERIALIZED (
-      SELECT j.*, runledger.uuidv7() AS new_job_id FROM judged j WHERE j.becomes = 'ENQUEUED' AND j.status = 'BLOCKED' ORDER BY j.id
+      SELECT * FROM judged WHERE new_job_id IS NOT NULL
     ), moved AS (
       UPDATE runledger.workflow_steps s
       SET
         dependency_count_pending = s.dependency_count_pending - j.met,
         dependency_count_unsatisfied = s.dependency_count_unsatisfied + j.unsatisfied,
         status = j.becomes,
-        job_id = COALESCE(n.new_job_id, s.job_id),
+        job_id = COALESCE(j.new_job_id, s.job_id),
         released_at = CASE
           WHEN j.becomes <> j.status AND j.becomes <> 'CANCELED' THEN COALESCE(s.released_at, i.at) ELSE s.released_at
         END,
@@ -195,7 +201,6 @@ const round = Effect.fnUntraced(function* (steps: ReadonlyArray<StepRef>, isCoun
         END,
         updated_at = i.at
       FROM judged j
-      LEFT JOIN released n ON n.id = j.id
       CROSS JOIN input i
       WHERE s.id = j.id AND s.id = ANY (ARRAY(SELECT id FROM judged))
     ), enqueued AS (
