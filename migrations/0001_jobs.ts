@@ -188,16 +188,14 @@ $$`,
   ADD CONSTRAINT ck_job_queue_idempotency_enqueue_request
   CHECK (idempotency_key IS NULL OR enqueue_request IS NOT NULL) NOT VALID`,
 
-    // Jobs.claim: a lane is (type, payload version, priority), first in first out inside; types that a worker does not
-    // serve, newer payloads, and jobs that are not due yet are never walked over
+    // Jobs.claim: a lane is (type, payload version, resource key, priority), first in first out inside. Types that a worker
+    // does not serve, newer payloads, and jobs that are not due yet are never walked over; a resource key that is taken is
+    // one probe, however long its queue is. Jobs without a key are the lanes of the NULL key, which comes first: one index
+    // for both, because each that a table has is opened by every write
     `CREATE INDEX idx_job_queue_claim
-  ON runledger.job_queue (job_type, payload_version, priority DESC, next_run_at, id)
-  WHERE status = 'PENDING' AND execution_resource_key IS NULL`,
-
-    // claims of jobs with a resource key: lanes by key, so that a blocked key is one probe however long its queue is
-    `CREATE INDEX idx_job_queue_claim_resource
-  ON runledger.job_queue (job_type, payload_version, execution_resource_key, priority DESC, next_run_at, id)
-  WHERE status = 'PENDING' AND execution_resource_key IS NOT NULL`,
+  ON runledger.job_queue
+    (job_type, payload_version, execution_resource_key NULLS FIRST, priority DESC, next_run_at, id)
+  WHERE status = 'PENDING'`,
 
     // Jobs.reapExpiredLeases: the leases that ran out, oldest first
     `CREATE INDEX idx_job_queue_lease_expiry

@@ -353,9 +353,7 @@ END)`,
     "job_dead_letters.idx_job_dead_letters_organization":
       "CREATE INDEX idx_job_dead_letters_organization ON runledger.job_dead_letters USING btree (organization_id, failed_at, job_id) WHERE (organization_id IS NOT NULL)",
     "job_queue.idx_job_queue_claim":
-      "CREATE INDEX idx_job_queue_claim ON runledger.job_queue USING btree (job_type, payload_version, priority DESC, next_run_at, id) WHERE (((status)::text = 'PENDING'::text) AND (execution_resource_key IS NULL))",
-    "job_queue.idx_job_queue_claim_resource":
-      "CREATE INDEX idx_job_queue_claim_resource ON runledger.job_queue USING btree (job_type, payload_version, execution_resource_key, priority DESC, next_run_at, id) WHERE (((status)::text = 'PENDING'::text) AND (execution_resource_key IS NOT NULL))",
+      "CREATE INDEX idx_job_queue_claim ON runledger.job_queue USING btree (job_type, payload_version, execution_resource_key NULLS FIRST, priority DESC, next_run_at, id) WHERE ((status)::text = 'PENDING'::text)",
     "job_queue.idx_job_queue_lease_expiry":
       "CREATE INDEX idx_job_queue_lease_expiry ON runledger.job_queue USING btree (lease_expires_at, id) WHERE ((status)::text = 'LEASED'::text)",
     "job_queue.idx_job_queue_organization":
