@@ -134,6 +134,7 @@ export class JobRecord extends Schema.Class<JobRecord>("effect-runledger/JobReco
   checkpoint: nullable(Jsonb),
   output: nullable(Jsonb),
   idempotencyKey: nullable(Schema.String),
+  executionResourceKey: nullable(Schema.String),
   statusReason: nullable(Schema.String),
   lastErrorCode: nullable(Schema.String),
   lastErrorMessage: nullable(Schema.String),
@@ -167,6 +168,7 @@ export const JobRow = JobRecord.pipe(
     progressTotal: "progress_total",
     progressPct: "progress_pct",
     idempotencyKey: "idempotency_key",
+    executionResourceKey: "execution_resource_key",
     statusReason: "status_reason",
     lastErrorCode: "last_error_code",
     lastErrorMessage: "last_error_message",
@@ -182,5 +184,6 @@ export const jobColumns = `
   id, job_type, payload_version, organization_id, payload, status, priority, run_number, attempt, max_attempts,
   timeout_seconds, next_run_at, lease_expires_at, last_heartbeat_at, worker_id, started_at, finished_at, stage,
   progress_done, progress_total,
-  CASE WHEN progress_total > 0 THEN round(progress_done * 100.0 / progress_total, 2)::float8 END AS progress_pct, checkpoint, output, idempotency_key,
-  status_reason, last_error_code, last_error_message, workflow_run_id, workflow_step_id, created_at, updated_at`
+  CASE WHEN progress_total > 0 THEN round(progress_done * 100.0 / progress_total, 2)::float8 END AS progress_pct,
+  checkpoint, output, idempotency_key, execution_resource_key, status_reason, last_error_code,
+  last_error_message, workflow_run_id, workflow_step_id, created_at, updated_at`

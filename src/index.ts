@@ -2,7 +2,8 @@
  * Durable jobs on PostgreSQL, as Effects.
  *
  * Typed contracts: {@link Job}, {@link JobExecution}. Who runs them: {@link Worker}, {@link Reaper}, {@link Notifications}. What
- * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. Graphs of jobs: {@link Workflow}; what may happen
+ * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobResources},
+ * {@link JobLogs}. Graphs of jobs: {@link Workflow}; what may happen
  * to one: {@link Workflows}. The schema: {@link Migrator}. What can go wrong: {@link QueryError} and its reasons,
  * {@link SchemaCompatibilityError} and its reasons.
  */
@@ -11,6 +12,7 @@ export * as Job from "./Job.ts"
 export * as JobDefinitions from "./JobDefinitions.ts"
 export * as JobExecution from "./JobExecution.ts"
 export * as JobLogs from "./JobLogs.ts"
+export * as JobResources from "./JobResources.ts"
 export * as Jobs from "./Jobs.ts"
 export * as Migrator from "./Migrator.ts"
 export * as Notifications from "./Notifications.ts"

@@ -193,19 +193,6 @@ for (const [title, claim] of [
       })
     )
 
-    it.effect("jobs with a resource key are not for this claim", () =>
-      Effect.gen(function* () {
-        const sql = yield* SqlClient
-        const jobType = yield* declare("resource")
-        yield* add(jobType, "keyed", { priority: 100 })
-        yield* sql`UPDATE runledger.job_queue SET execution_resource_key = 'gpu' WHERE job_type = ${jobType}`
-        assert.deepStrictEqual(yield* take([jobType], 10), [])
-        assert.deepStrictEqual(yield* attemptsUsed(jobType), untouched)
-        yield* add(jobType, "free")
-        assert.deepStrictEqual(yield* take([jobType], 10), ["free"])
-      })
-    )
-
     it.effect("a disabled type still drains", () =>
       Effect.gen(function* () {
         const jobType = yield* declare("disabled")

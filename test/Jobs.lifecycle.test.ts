@@ -726,6 +726,7 @@ it.layer(TestDatabase.layerTestClock)("the life of a job", (it) => {
           checkpoint: Option.some<Json>({ page: 1 }),
           output: Option.none(),
           idempotencyKey: Option.some("k"),
+          executionResourceKey: Option.none(),
           statusReason: Option.none(),
           lastErrorCode: Option.none(),
           lastErrorMessage: Option.none(),

@@ -170,8 +170,8 @@ const cases: ReadonlyArray<Case> = [
     change: [
       "DROP INDEX runledger.idx_job_queue_claim",
       `CREATE INDEX idx_job_queue_claim
-         ON runledger.job_queue (job_type, payload_version, priority DESC, next_run_at, id)
-         WHERE status = 'LEASED' AND execution_resource_key IS NULL`
+         ON runledger.job_queue (job_type, payload_version, execution_resource_key NULLS FIRST, priority DESC, next_run_at, id)
+         WHERE status = 'LEASED'`
     ],
     kind: "index",
     name: "job_queue.idx_job_queue_claim",
@@ -194,10 +194,10 @@ const cases: ReadonlyArray<Case> = [
     // what a failed CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY leaves behind
     change: [
       `UPDATE pg_catalog.pg_index SET indisvalid = false
-       WHERE indexrelid = 'runledger.idx_job_queue_claim_resource'::regclass`
+       WHERE indexrelid = 'runledger.idx_job_queue_organization'::regclass`
     ],
     kind: "index",
-    name: "job_queue.idx_job_queue_claim_resource",
+    name: "job_queue.idx_job_queue_organization",
     actual: / INVALID$/
   },
   {

@@ -44,6 +44,9 @@ const valid = {
     failed_at: at,
     created_at: at
   },
+  job_execution_resources: { resource_key: "k", permits: 1, created_at: at, updated_at: at },
+  job_execution_permits: { id: 1, resource_key: "k", slot: 1, spot: 0.5, is_retired: false, uses: 0 },
+  job_execution_rate_tokens: { id: 1, resource_key: "k", free_at: at },
   job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at },
   workflow_runs: { id, workflow_type: "a", metadata: {}, started_at: at, created_at: at, updated_at: at },
   workflow_steps: { ...step, ...queued },
@@ -263,6 +266,23 @@ const cases: ReadonlyArray<
     ...[...blanks, tooLong].map((key) => ({ execution_resource_key: key })),
     { ...nothingQueued, execution_kind: "EXTERNAL", execution_resource_key: "k" }
   ],
+
+  ["job_execution_resources", "pk_job_execution_resources", "twice"],
+  ["job_execution_resources", "chk_job_execution_resources_permits", { permits: 0 }, { permits: 1001 }],
+  [
+    "job_execution_resources",
+    "chk_job_execution_resources_rate",
+    { rate_permits: 1 },
+    { rate_interval_ms: 1 },
+    { rate_permits: 0, rate_interval_ms: 1 },
+    { rate_permits: 10001, rate_interval_ms: 1 },
+    { rate_permits: 1, rate_interval_ms: 0 }
+  ],
+  ["job_execution_permits", "pk_job_execution_permits", [{}, { slot: 2 }]],
+  ["job_execution_permits", "uq_job_execution_permits_key_slot", [{}, { id: 2 }]],
+  ["job_execution_permits", "chk_job_execution_permits_slot_positive", { slot: 0 }],
+  ["job_execution_permits", "chk_job_execution_permits_holder", { job_id: id }, { leased_seq: 1, taken_at: at }],
+  ["job_execution_rate_tokens", "pk_job_execution_rate_tokens", "twice"],
 
   ["workflow_step_dependencies", "pk_workflow_step_dependencies", "twice"],
   ["workflow_step_dependencies", "chk_workflow_step_dependencies_release_mode", { release_mode: "ON_FAILURE" }],

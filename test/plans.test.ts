@@ -32,7 +32,16 @@ const one = Effect.flatMap(claimed(1), ([lease]) =>
 )
 
 const byId = ["pk_job_queue"]
-const byLane = ["idx_job_queue_claim", "pk_job_queue"]
+const byLane = [
+  "idx_job_execution_permits_spot",
+  "idx_job_execution_rate_tokens_free",
+  "idx_job_queue_claim",
+  "pk_job_execution_permits",
+  "pk_job_execution_rate_tokens",
+  "pk_job_execution_resources",
+  "pk_job_queue",
+  "uq_job_execution_permits_key_slot"
+]
 const byKey = ["uq_job_queue_type_idempotency"]
 
 const completeMany = (completion: (lease: Jobs.Lease) => Jobs.Completion) =>

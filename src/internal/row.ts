@@ -13,6 +13,9 @@ export const isDate = Predicate.isDate
 
 export const isStringOrNull = (value: unknown): value is string | null => value === null || isString(value)
 
+export const isStrings = (value: unknown): value is ReadonlyArray<string> =>
+  Array.isArray(value) && value.every(isString)
+
 export const isBigIntOrNull = (value: unknown): value is bigint | null => value === null || typeof value === "bigint"
 
 /** `uuid`: the driver prints it. */

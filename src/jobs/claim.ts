@@ -14,7 +14,8 @@ import {
   isJson,
   isNumber,
   isString,
-  isStringOrNull
+  isStringOrNull,
+  isStrings
 } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import type { ClaimedJob, ClaimOrigin } from "../Job.ts"
@@ -26,6 +27,7 @@ import {
   type UnsupportedIsolation,
   type WriteReason
 } from "../Reason.ts"
+import { held, lockOf } from "../resources/permit.ts"
 import { maxBatch, maxTypeBytes, maxWorkerBytes } from "./limits.ts"
 
 /** What to claim, for whom, and for how long. */
@@ -54,8 +56,11 @@ export type ClaimReason = InvalidArgument | InvalidLeaseDuration | UnsupportedIs
  * of equal priority the one whose head has waited longest goes first. Rows that others are claiming are skipped, so any
  * number of workers share nothing and wait for nothing. Definitions are not consulted: a disabled type still drains.
  *
- * Locks the claimed jobs `FOR NO KEY UPDATE SKIP LOCKED`; writes `job_queue`, and the steps of workflow jobs. Inside a
- * caller's transaction the leases exist when it commits.
+ * A job with a resource key is leased only if a permit of the key is free (see `JobResources`); otherwise it is left as it is.
+ * If more than 256 lanes of such jobs wait, their priorities hold among 256 that are next to each other from a random key on.
+ *
+ * Locks the claimed jobs `FOR NO KEY UPDATE SKIP LOCKED`, after the permits and tokens of their keys; writes `job_queue`, these,
+ * and the steps of workflow jobs. Inside a caller's transaction the leases exist when it commits.
  *
  * Fails with `InvalidArgument` (worker, types or limit), `InvalidLeaseDuration`, `UnsupportedIsolation` (the caller's
  * transaction is not READ COMMITTED), or what any write can fail with.
@@ -122,20 +127,46 @@ const run = Effect.fnUntraced(function* (options: ClaimOptions, origin: ClaimOri
   if (lease === undefined || lease < 1 || lease > Args.maxInt) return yield* new InvalidLeaseDuration()
   if (types.size === 0) return []
 
-  return yield* select({ ...options, lease, origin, types: [...types.keys()], versions: [...types.values()] }).pipe(
-    readCommitted("job.unsupported_isolation")
-  )
+  const input = { ...options, lease, origin, types: [...types.keys()], versions: [...types.values()] }
+  return yield* Effect.gen(function* () {
+    const { jobs, newKeys } = yield* select(input)
+    if (newKeys.length === 0) return jobs
+    // keys that nobody has ever claimed have no permit yet
+    yield* createPermits(newKeys)
+    const limit = input.limit - jobs.length
+    return limit === 0 ? jobs : [...jobs, ...(yield* select({ ...input, limit })).jobs]
+  }).pipe(readCommitted("job.unsupported_isolation"))
+})
+
+/** How many lanes of jobs with a resource key one claim looks at. If more wait, it begins at a random key. */
+const maxKeyedLanes = 256
+
+/** Gives keys their first permit. Who creates it at the same time holds the lock of the key, and is not waited for. */
+const createPermits = Effect.fnUntraced(function* (keys: ReadonlyArray<string>) {
+  const sql = yield* Sql.client
+  yield* sql`
+    INSERT INTO runledger.job_execution_permits (resource_key, slot, spot)
+    SELECT k.resource_key, 1, random()
+    FROM unnest(${keys}::text[]) AS k (resource_key)
+    WHERE pg_try_advisory_xact_lock(${sql.literal(lockOf("k.resource_key"))})
+    ON CONFLICT DO NOTHING
+  `
 })
 
 /**
  * The claim, as one statement whose cost depends on the lanes of the types asked for and the jobs taken, not on what else
  * the table holds.
  *
- * - `lanes` walks the existing (type, payload version, priority) triples, one index probe each. (PostgreSQL 18 could skip
- *   through the index by itself, older servers cannot.)
+ * - `lanes` walks the existing payload versions and priorities of jobs without a resource key, one index probe each.
+ *   (PostgreSQL 18 could skip through the index by itself, older servers cannot.) The first lane of a version has no priority
+ *   if all of its jobs have keys.
+ * - `keyed` walks the resource keys of each version and their priorities. A key is one probe however many jobs wait for it,
+ *   and the walk is bounded: if there are more, it begins at a random one, so that each has its turn.
  * - `heads` keeps the lanes that have something due, and orders them.
  * - `picked` pulls from the lanes in that order. The LIMIT stands outside and the lock inside, so rows are locked one by one
- *   as they are pulled.
+ *   as they are pulled. Of a lane with a resource key it locks the free permits first, then tokens of the rate, then as many
+ *   jobs. All of them skip what others hold: two claims never wait for each other, and a key that another claim is about is
+ *   left to the next one.
  * - No parameter stands where the planner could look at its value: one plan serves all, so it is made once.
  * - The update reaches its rows by `id = ANY (ARRAY(...))`: a join would be chosen by statistics, and those of a queue are
  *   always wrong.
@@ -147,52 +178,115 @@ const select = Effect.fnUntraced(function* (
     readonly types: ReadonlyArray<string>
     readonly versions: ReadonlyArray<number>
   }
-): Effect.fn.Return<ReadonlyArray<ClaimedJob>, SqlError | NotReadCommitted | QueryFailed, SqlClient> {
+): Effect.fn.Return<Claimed, SqlError | NotReadCommitted | QueryFailed, SqlClient> {
   const { sql, instant } = yield* Sql.clocked
   const starts = input.origin === "DIRECT"
   const rows = yield* sql`
     WITH RECURSIVE input AS MATERIALIZED (
       SELECT
         ${instant} AS at, ${input.workerId}::text AS worker_id, ${input.lease}::integer AS lease_ms,
-        ${input.types}::text[] AS types, ${input.versions}::integer[] AS versions, ${input.limit}::integer AS size
+        ${input.types}::text[] AS types, ${input.versions}::integer[] AS versions, ${input.limit}::integer AS size,
+        COALESCE((
+          SELECT p.resource_key
+          FROM runledger.job_execution_permits p
+          WHERE p.slot = 1 AND p.spot >= (SELECT random())
+          ORDER BY p.spot
+          LIMIT 1
+        ), '') AS start_key
     ), lanes AS (
-      SELECT t.job_type, t.max_version, lane.payload_version, lane.priority
+      SELECT t.job_type, t.max_version, lane.payload_version, lane.priority, 1 AS nth
       FROM unnest((SELECT types FROM input), (SELECT versions FROM input)) AS t (job_type, max_version)
       CROSS JOIN LATERAL (
-        SELECT q.payload_version, q.priority
+        SELECT q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END AS priority
         FROM runledger.job_queue q
-        WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
-          AND q.job_type = t.job_type AND q.payload_version <= t.max_version
-        ORDER BY q.payload_version, q.priority DESC
+        WHERE q.status = 'PENDING' AND q.job_type = t.job_type AND q.payload_version <= t.max_version
+        ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC
         LIMIT 1
       ) lane
       WHERE ${sql.literal(isReadCommitted)}
       UNION ALL
-      SELECT l.job_type, l.max_version, lane.payload_version, lane.priority
+      SELECT l.job_type, l.max_version, lane.payload_version, lane.priority, lane.nth
       FROM lanes l
       CROSS JOIN LATERAL (
         (
-          SELECT q.payload_version, q.priority
+          SELECT q.payload_version, q.priority::integer AS priority, l.nth + 1 AS nth
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
             AND q.job_type = l.job_type AND q.payload_version = l.payload_version AND q.priority < l.priority
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          LIMIT 1
+        )
+        UNION ALL
+        (
+          SELECT q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END, 1
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.job_type = l.job_type
+            AND q.payload_version > l.payload_version AND q.payload_version <= l.max_version
+          ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC
+          LIMIT 1
+        )
+        LIMIT 1
+      ) lane
+    ), keyed AS (
+      SELECT v.job_type, v.payload_version, first.resource_key, first.priority, first.is_past_end
+      FROM lanes v
+      CROSS JOIN LATERAL (
+        (
+          SELECT q.execution_resource_key AS resource_key, q.priority, false AS is_past_end
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.job_type = v.job_type AND q.payload_version = v.payload_version
+            AND q.execution_resource_key >= (SELECT start_key FROM input)
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          LIMIT 1
+        )
+        UNION ALL
+        (
+          SELECT q.execution_resource_key, q.priority, true
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.job_type = v.job_type AND q.payload_version = v.payload_version
+            AND q.execution_resource_key < (SELECT start_key FROM input)
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          LIMIT 1
+        )
+        LIMIT 1
+      ) first
+      WHERE v.nth = 1
+      UNION ALL
+      SELECT k.job_type, k.payload_version, next.resource_key, next.priority, next.is_past_end
+      FROM keyed k
+      CROSS JOIN LATERAL (
+        (
+          SELECT q.execution_resource_key AS resource_key, q.priority, k.is_past_end
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
+            AND q.execution_resource_key = k.resource_key AND q.priority < k.priority
           ORDER BY q.priority DESC
           LIMIT 1
         )
         UNION ALL
         (
-          SELECT q.payload_version, q.priority
+          SELECT q.execution_resource_key, q.priority, false
           FROM runledger.job_queue q
-          WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
-            AND q.job_type = l.job_type
-            AND q.payload_version > l.payload_version AND q.payload_version <= l.max_version
-          ORDER BY q.payload_version, q.priority DESC
+          WHERE NOT k.is_past_end
+            AND q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
+            AND q.execution_resource_key > k.resource_key
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          LIMIT 1
+        )
+        UNION ALL
+        (
+          SELECT q.execution_resource_key, q.priority, true
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
+            AND q.execution_resource_key > CASE WHEN k.is_past_end THEN k.resource_key::text ELSE '' END
+            AND q.execution_resource_key < (SELECT start_key FROM input)
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
           LIMIT 1
         )
         LIMIT 1
-      ) lane
+      ) next
     ), heads AS MATERIALIZED (
-      SELECT l.job_type, l.payload_version, l.priority, head.next_run_at
+      SELECT l.job_type, l.payload_version, NULL::text AS resource_key, l.priority, head.next_run_at
       FROM lanes l
       CROSS JOIN LATERAL (
         SELECT q.next_run_at
@@ -200,25 +294,94 @@ const select = Effect.fnUntraced(function* (
         WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
           AND q.job_type = l.job_type AND q.payload_version = l.payload_version AND q.priority = l.priority
           AND q.next_run_at <= (SELECT at FROM input)
-        ORDER BY q.next_run_at
+        ORDER BY q.execution_resource_key NULLS FIRST, q.next_run_at
         LIMIT 1
       ) head
-      ORDER BY l.priority DESC, head.next_run_at
+      UNION ALL
+      (
+        -- one lane of each key, or the same permit would be given twice
+        SELECT DISTINCT ON (k.resource_key) k.job_type, k.payload_version, k.resource_key, k.priority, head.next_run_at
+        FROM (SELECT * FROM keyed LIMIT ${sql.literal(String(maxKeyedLanes))}) k
+        CROSS JOIN LATERAL (
+          SELECT q.next_run_at
+          FROM runledger.job_queue q
+          WHERE q.status = 'PENDING' AND q.execution_resource_key = k.resource_key
+            AND q.job_type = k.job_type AND q.payload_version = k.payload_version AND q.priority = k.priority
+            AND q.next_run_at <= (SELECT at FROM input)
+          ORDER BY q.next_run_at
+          LIMIT 1
+        ) head
+        ORDER BY k.resource_key, k.priority DESC, head.next_run_at
+      )
+      ORDER BY priority DESC, next_run_at
     ), picked AS MATERIALIZED (
-      SELECT candidate.id
+      SELECT candidate.id, candidate.permit_id, candidate.token_id, candidate.rate_interval_ms
       FROM (
-        SELECT job.id
+        SELECT job.id, job.permit_id, job.token_id, job.rate_interval_ms
         FROM heads h
         CROSS JOIN LATERAL (
-          SELECT q.id
-          FROM runledger.job_queue q
-          WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
-            AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
-            AND q.next_run_at <= (SELECT at FROM input)
-          ORDER BY q.next_run_at, q.id
-          -- a lateral step is planned for all of its rows unless it says how many: a backlog would be sorted whole
-          LIMIT ${sql.literal(String(maxBatch))}
-          FOR NO KEY UPDATE SKIP LOCKED
+          SELECT free.id, NULL::bigint AS permit_id, NULL::bigint AS token_id, NULL::integer AS rate_interval_ms
+          FROM (
+            SELECT q.id
+            FROM runledger.job_queue q
+            WHERE h.resource_key IS NULL
+              AND q.status = 'PENDING' AND q.execution_resource_key IS NULL
+              AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
+              AND q.next_run_at <= (SELECT at FROM input)
+            ORDER BY q.execution_resource_key NULLS FIRST, q.next_run_at, q.id
+            -- a lateral step is planned for all of its rows unless it says how many: a backlog would be sorted whole
+            LIMIT ${sql.literal(String(maxBatch))}
+            FOR NO KEY UPDATE SKIP LOCKED
+          ) free
+          UNION ALL
+          SELECT job.id, permit.ids[job.place], token.ids[job.place], resource.rate_interval_ms
+          FROM (
+            SELECT array_agg(p.id) AS ids
+            FROM (
+              SELECT p.id
+              FROM runledger.job_execution_permits p
+              WHERE p.resource_key = h.resource_key AND NOT p.is_retired AND NOT ${sql.literal(held("p"))}
+                -- As this statement's snapshot has it: who took the permit since then may hold a lease that it does not show.
+                AND p.uses = (SELECT s.uses FROM runledger.job_execution_permits s WHERE s.id = p.id)
+                AND NOT EXISTS (
+                  SELECT FROM runledger.job_execution_permits r
+                  WHERE r.resource_key = h.resource_key AND r.is_retired AND ${sql.literal(held("r"))}
+                )
+              ORDER BY p.slot
+              LIMIT (SELECT size FROM input)
+              FOR NO KEY UPDATE SKIP LOCKED
+            ) p
+          ) permit
+          LEFT JOIN runledger.job_execution_resources resource ON resource.resource_key = h.resource_key
+          CROSS JOIN LATERAL (
+            SELECT array_agg(t.id) AS ids
+            FROM (
+              SELECT t.id
+              FROM runledger.job_execution_rate_tokens t
+              WHERE resource.rate_interval_ms IS NOT NULL
+                AND t.resource_key = h.resource_key AND t.free_at <= (SELECT at FROM input)
+              ORDER BY t.free_at
+              LIMIT cardinality(permit.ids)
+              FOR NO KEY UPDATE SKIP LOCKED
+            ) t
+          ) token
+          CROSS JOIN LATERAL (
+            SELECT q.id, row_number() OVER () AS place
+            FROM (
+              SELECT q.id
+              FROM runledger.job_queue q
+              WHERE q.status = 'PENDING' AND q.execution_resource_key = h.resource_key
+                AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
+                AND q.next_run_at <= (SELECT at FROM input)
+              ORDER BY q.next_run_at, q.id
+              LIMIT CASE
+                WHEN resource.rate_interval_ms IS NULL THEN COALESCE(cardinality(permit.ids), 0)
+                ELSE COALESCE(cardinality(token.ids), 0)
+              END
+              FOR NO KEY UPDATE SKIP LOCKED
+            ) q
+          ) job
+          WHERE h.resource_key IS NOT NULL
         ) job
         -- a constant, or the plan is priced at a tenth of the table and the server compiles it at each claim
         LIMIT ${sql.literal(String(maxBatch))}
@@ -249,7 +412,21 @@ const select = Effect.fnUntraced(function* (
         q.id, q.run_number, q.attempt, q.worker_id, q.job_type, q.payload_version, q.organization_id, q.payload,
         q.priority, q.max_attempts, q.timeout_seconds, q.next_run_at, q.lease_expires_at, q.checkpoint,
         q.progress_done, q.progress_total, q.created_at, q.workflow_run_id, q.workflow_step_id,
-        q.trace_parent, q.leased_at
+        q.trace_parent, q.leased_at, q.leased_seq
+    ), permit AS (
+      UPDATE runledger.job_execution_permits p
+      SET
+        uses = p.uses + 1, job_id = c.id, run_number = c.run_number, attempt = c.attempt, leased_seq = c.leased_seq,
+        taken_at = c.leased_at
+      FROM picked k
+      JOIN claimed c ON c.id = k.id
+      WHERE p.id = k.permit_id AND p.id = ANY (ARRAY(SELECT permit_id FROM picked WHERE permit_id IS NOT NULL))
+    ), token AS (
+      UPDATE runledger.job_execution_rate_tokens t
+      SET free_at = i.at + k.rate_interval_ms * interval '1 millisecond'
+      FROM picked k
+      CROSS JOIN input i
+      WHERE t.id = k.token_id AND t.id = ANY (ARRAY(SELECT token_id FROM picked WHERE token_id IS NOT NULL))
     ), step AS (
       -- what "stepFollows" would write of a job that is leased, and no more: every claim pays for it, also one of nothing
       UPDATE runledger.workflow_steps s
@@ -264,7 +441,14 @@ const select = Effect.fnUntraced(function* (
     SELECT
       ${sql.literal(isReadCommitted)} AS is_read_committed, c.id, c.run_number, c.attempt, c.worker_id, c.job_type,
       c.payload_version, c.organization_id, c.payload, c.priority, c.max_attempts, c.timeout_seconds, c.lease_expires_at,
-      c.checkpoint, c.progress_done, c.progress_total, c.created_at, c.workflow_run_id, c.workflow_step_id, c.trace_parent
+      c.checkpoint, c.progress_done, c.progress_total, c.created_at, c.workflow_run_id, c.workflow_step_id, c.trace_parent,
+      ARRAY(
+        SELECT h.resource_key
+        FROM heads h
+        WHERE h.resource_key IS NOT NULL AND NOT EXISTS (
+          SELECT FROM runledger.job_execution_permits p WHERE p.resource_key = h.resource_key
+        )
+      ) AS new_keys
     FROM (SELECT) AS always
     LEFT JOIN claimed c ON true
     ORDER BY c.priority DESC, c.next_run_at, c.id
@@ -277,8 +461,16 @@ const select = Effect.fnUntraced(function* (
     if (job === undefined) return yield* new QueryFailed({})
     jobs.push(job)
   }
-  return jobs
+  const newKeys = rows[0].new_keys
+  if (!isStrings(newKeys)) return yield* new QueryFailed({})
+  return { jobs, newKeys }
 })
+
+/** What a claim took, and the resource keys that it met for which there is no permit yet. */
+interface Claimed {
+  readonly jobs: ReadonlyArray<ClaimedJob>
+  readonly newKeys: ReadonlyArray<string>
+}
 
 const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined => {
   const id = row.id

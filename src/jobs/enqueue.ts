@@ -6,7 +6,7 @@ import type { Row } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import { chunksOf } from "../internal/chunks.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "../internal/isolation.ts"
-import { isJobId, isJson, isNumber, isStatus, isString } from "../internal/row.ts"
+import { isJobId, isJson, isNumber, isStatus, isStrings } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import { traceParent } from "../internal/trace.ts"
 import { transaction } from "../internal/transaction.ts"
@@ -293,14 +293,17 @@ const insert = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequest>
 })
 
 const decodeRow = ({ ordinal, outcome, id, status, run_number: runNumber, fields }: Row) =>
-  isNumber(ordinal) && isOutcome(outcome) && isJobId(id) && isStatus(status) && isNumber(runNumber) && isNames(fields)
+  isNumber(ordinal) &&
+  isOutcome(outcome) &&
+  isJobId(id) &&
+  isStatus(status) &&
+  isNumber(runNumber) &&
+  (fields === null || isStrings(fields))
     ? { ordinal, outcome, id, status, runNumber, fields }
     : undefined
 
 const outcomes = ["inserted", "existing", "conflict", "no snapshot", "unseen", "missing", "disabled"] as const
 const isOutcome = (value: unknown): value is (typeof outcomes)[number] => outcomes.some((outcome) => outcome === value)
-const isNames = (value: unknown): value is ReadonlyArray<string> | null =>
-  value === null || (Array.isArray(value) && value.every(isString))
 
 /**
  * Enqueues a set: defaults from the definitions, insert or find by key, in one statement.
@@ -326,6 +329,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         runledger.uuidv7() AS id,
         i.*,
         r.ordinal, r.rank, r.job_type, r.payload_version, r.organization_id, r.stage, r.idempotency_key,
+        r.execution_resource_key,
         -- a JSON null arrives as NULL
         COALESCE(r.payload, 'null') AS payload,
         COALESCE(d.is_enabled, CASE WHEN r.contract_version IS NOT NULL THEN true END) AS is_enabled,
@@ -353,6 +357,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
       CROSS JOIN LATERAL jsonb_to_recordset(${`[${records.join(",")}]`}::jsonb) AS r (
         ordinal integer, rank integer, job_type text, organization_id uuid, priority integer, max_attempts integer,
         timeout_seconds integer, next_run_at_text text, delay_ms bigint, idempotency_key text, stage text,
+        execution_resource_key text,
         payload_version integer, payload jsonb, contract_version integer, contract_priority integer,
         contract_max_attempts integer, contract_timeout_seconds integer
       )
@@ -363,11 +368,11 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
     ), inserted AS (
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        stage, idempotency_key, enqueue_request, trace_parent, created_at, updated_at
+        stage, idempotency_key, enqueue_request, execution_resource_key, trace_parent, created_at, updated_at
       )
       SELECT
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        stage, idempotency_key, enqueue_request, trace_parent, at, at
+        stage, idempotency_key, enqueue_request, execution_resource_key, trace_parent, at, at
       FROM item
       WHERE is_enabled ${sql.literal(keyed ? `AND ${isReadCommitted}` : "")}
       ORDER BY rank
@@ -395,6 +400,10 @@ const requestSnapshot = `CASE WHEN r.idempotency_key IS NOT NULL THEN
             'next_run_at', r.next_run_at_text,
             'stage', r.stage
           ) || CASE WHEN r.delay_ms IS NULL THEN '{}' ELSE jsonb_build_object('delay_ms', r.delay_ms) END
+            || CASE
+              WHEN r.execution_resource_key IS NULL THEN '{}'
+              ELSE jsonb_build_object('execution_resource_key', r.execution_resource_key)
+            END
         END`
 
 const insertedOrNot = `

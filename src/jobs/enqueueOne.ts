@@ -21,7 +21,7 @@ export const insertOne = (
   Effect.contextWith((context: Context.Context<SqlClient>) => {
     // What was not given is not sent: the statement of the common case has three parameters. As text, because assembling
     // fragments takes this process longer than everything else that an enqueue does here.
-    const { contract } = request
+    const { contract, executionResourceKey: resourceKey } = request
     const parameters: Array<unknown> = []
     const sent = (value: unknown, type: string) => `$${parameters.push(value)}::${type}`
     const given = (value: string | number | null, type: string, otherwise: string) =>
@@ -35,7 +35,7 @@ export const insertOne = (
     const text = `
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
-        created_at, updated_at${trace === null ? "" : ", trace_parent"}
+        created_at, updated_at${trace === null ? "" : ", trace_parent"}${resourceKey === null ? "" : ", execution_resource_key"}
       )
       SELECT
         runledger.uuidv7(), ${contract === null ? "d" : "t"}.job_type, ${sent(request.payloadVersion, "integer")},
@@ -47,7 +47,9 @@ export const insertOne = (
           request.delayMillis === null
             ? given(request.nextRunAt, "timestamptz", at)
             : `${at} + ${sent(request.delayMillis, "float8")} * interval '1 millisecond'`
-        }, ${at}, ${at}${trace === null ? "" : `, ${sent(trace, "text")}`}
+        }, ${at}, ${at}${trace === null ? "" : `, ${sent(trace, "text")}`}${
+          resourceKey === null ? "" : `, ${sent(resourceKey, "text")}`
+        }
       ${
         contract === null
           ? `FROM runledger.job_definitions d

@@ -30,6 +30,11 @@ export interface EnqueueOptions {
    * organization.
    */
   readonly idempotencyKey?: string | undefined
+  /**
+   * Jobs with the same key share its permits, whatever their type and organization: by default one, so that they run one after
+   * the other; see `JobResources`. Not blank, at most 512 bytes.
+   */
+  readonly executionResourceKey?: string | undefined
   /** Default `queued`. */
   readonly stage?: Stage | undefined
   /** The version of the contract that encoded the payload: at least 1, the default. Not part of the request. */
@@ -83,6 +88,7 @@ export interface EncodedRequest {
   readonly nextRunAt: string | null
   readonly delayMillis: number | null
   readonly idempotencyKey: string | null
+  readonly executionResourceKey: string | null
   readonly stage: Stage
   readonly payloadVersion: number
   readonly payload: string
@@ -156,7 +162,7 @@ const encodeAs = (
   ordinal: number,
   path: string
 ): Result.Result<EncodedRequest, InvalidArgument> => {
-  const { jobType, organizationId, priority, maxAttempts, idempotencyKey, runAt } = request
+  const { jobType, organizationId, priority, maxAttempts, idempotencyKey, executionResourceKey, runAt } = request
   const refuse = (name: string, rule: string) => Result.fail(new InvalidArgument({ argument: `${path}${name}`, rule }))
   const timeout = request.timeout === undefined ? undefined : Args.millis(request.timeout)
   const timeoutSeconds = timeout === undefined ? undefined : Math.ceil(timeout / 1000)
@@ -170,6 +176,9 @@ const encodeAs = (
     (maxAttempts === undefined ? undefined : Args.integer(`${path}maxAttempts`, maxAttempts, 1)) ??
     (request.timeout === undefined ? undefined : Args.integer(`${path}timeout`, timeoutSeconds ?? Number.NaN, 1)) ??
     (idempotencyKey === undefined ? undefined : Args.name(`${path}idempotencyKey`, idempotencyKey, maxKeyBytes)) ??
+    (executionResourceKey === undefined
+      ? undefined
+      : Args.name(`${path}executionResourceKey`, executionResourceKey, maxKeyBytes)) ??
     Args.integer(`${path}payloadVersion`, payloadVersion, 1) ??
     (runAt === undefined ? undefined : Args.instant(`${path}runAt`, runAt))
   if (invalid !== undefined) return Result.fail(invalid)
@@ -193,6 +202,7 @@ const encodeAs = (
     nextRunAt: runAt === undefined ? null : DateTime.formatIso(runAt).replace("Z", "000Z"),
     delayMillis: delay ?? null,
     idempotencyKey: idempotencyKey ?? null,
+    executionResourceKey: executionResourceKey ?? null,
     stage,
     payloadVersion,
     payload: payload.success,
@@ -210,7 +220,8 @@ const encodeAs = (
       timeout_seconds: encoded.timeoutSeconds,
       next_run_at: encoded.nextRunAt,
       stage,
-      ...(delay === undefined ? {} : { delay_ms: delay })
+      ...(delay === undefined ? {} : { delay_ms: delay }),
+      ...(executionResourceKey === undefined ? {} : { execution_resource_key: executionResourceKey })
     }
   })
 }
@@ -228,6 +239,7 @@ export const recordOf = (request: EncodedRequest, rank: number): string => {
     next_run_at_text: request.nextRunAt,
     delay_ms: request.delayMillis,
     idempotency_key: request.idempotencyKey,
+    execution_resource_key: request.executionResourceKey,
     stage: request.stage,
     payload_version: request.payloadVersion,
     ...(request.contract === null

@@ -32,8 +32,7 @@ export interface StepSettings {
   /** The stage that the job begins in. Default: `queued`. Jobs only. */
   readonly stage?: Stage | undefined
   /**
-   * At most one job with this key runs at a time: not blank, at most 512 bytes. Jobs only. `Jobs.claim` leaves such jobs alone
-   * until execution resources are there.
+   * Jobs with the same key share its permits, by default one; see `JobResources`. Not blank, at most 512 bytes. Jobs only.
    */
   readonly executionResourceKey?: string | undefined
   /** Whether the handler may end an attempt with a continuation. Default: false. Jobs only. */

@@ -1202,6 +1202,7 @@ export const recordOf = (job: Job) => ({
   checkpoint: job.checkpoint?.json ?? null,
   output: job.output?.json ?? null,
   idempotencyKey: job.key,
+  executionResourceKey: null,
   statusReason: job.statusReason,
   lastErrorCode: job.errorCode,
   lastErrorMessage: job.errorMessage,

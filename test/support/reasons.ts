@@ -2,7 +2,7 @@
  * What each operation raises, exactly: the compiler compares these lists with the signatures, in both directions.
  */
 import type { Effect, Result } from "effect"
-import type { JobDefinitions, JobLogs, Jobs, QueryError, Reason, Workflows } from "../../src/index.ts"
+import type { JobDefinitions, JobLogs, JobResources, Jobs, QueryError, Reason, Workflows } from "../../src/index.ts"
 
 /** The reasons in the error channel of an operation. */
 type Raised<F> = F extends (...args: never) => Effect.Effect<infer _A, QueryError<infer R>, infer _R>
@@ -144,6 +144,19 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
   "JobDefinitions.update": exactly<Raised<typeof JobDefinitions.update>>()("InvalidArgument", ...write),
   "JobDefinitions.get": exactly<Raised<typeof JobDefinitions.get>>()("InvalidArgument", ...read),
   "JobDefinitions.list": exactly<Raised<typeof JobDefinitions.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "JobResources.upsert": exactly<Raised<typeof JobResources.upsert>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobResources.remove": exactly<Raised<typeof JobResources.remove>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobResources.get": exactly<Raised<typeof JobResources.get>>()("InvalidArgument", ...read),
+  "JobResources.list": exactly<Raised<typeof JobResources.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "JobResources.holders": exactly<Raised<typeof JobResources.holders>>()("InvalidArgument", ...read),
   "JobLogs.insert": exactly<Raised<typeof JobLogs.insert>>()("InvalidArgument", "JobNotFound", ...write),
   "JobLogs.insertMany": exactly<Raised<typeof JobLogs.insertMany>>()("InvalidArgument", ...write),
   "JobLogs.list": exactly<Raised<typeof JobLogs.list>>()("InvalidArgument", "InvalidPagination", ...read),
