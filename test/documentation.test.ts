@@ -6,9 +6,9 @@ import { assert, describe, it } from "@effect/vitest"
 const root = resolve(import.meta.dirname, "..")
 const folder = join(root, ".examples")
 
-const sources = (directory: string): ReadonlyArray<string> =>
+const files = (directory: string, extension: string): ReadonlyArray<string> =>
   readdirSync(join(root, directory), { recursive: true, encoding: "utf8" })
-    .filter((name) => name.endsWith(".ts"))
+    .filter((name) => name.endsWith(extension))
     .map((name) => join(directory, name))
 
 /** The TypeScript blocks of a text; a doc comment's stars are taken off first. */
@@ -17,14 +17,12 @@ const blocks = (text: string): ReadonlyArray<string> =>
     code === undefined ? [] : [code]
   )
 
-const publicModules = ["Jobs", "JobDefinitions", "JobLogs", "Migrator", "Workflows"]
-
 describe("documentation", () => {
-  const documented = ["README.md", "docs/workflows.md", ...sources("src")].flatMap((file) =>
+  const documented = ["README.md", ...files("docs", ".md"), ...files("src", ".ts")].flatMap((file) =>
     blocks(readFileSync(join(root, file), "utf8")).map((code, i) => ({ file, i, code }))
   )
 
-  it("has examples that compile, in the README, in docs/workflows.md and in doc comments", () => {
+  it("has examples that compile, in the README, in the pages of docs/ and in doc comments", () => {
     assert.isAtLeast(documented.length, 25)
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder)
@@ -74,12 +72,7 @@ describe("documentation", () => {
   it("covers every public operation: what it does, how it fails, an example", () => {
     const undocumented: Array<string> = []
     let operations = 0
-    const files = [
-      ...publicModules.map((name) => `src/${name}.ts`),
-      ...sources("src/jobs"),
-      ...sources("src/workflows")
-    ]
-    for (const file of files) {
+    for (const file of files("src", ".ts")) {
       const text = readFileSync(join(root, file), "utf8")
       for (const [, name = ""] of text.matchAll(/\b(?:reading|writing)\("\w+\.(\w+)"\)/g)) {
         operations += 1

@@ -6,6 +6,7 @@ import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
 import * as FirstScreen from "../examples/first-screen.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
+import * as Resources from "../examples/resources.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
 import { Mailer, MailRefused, Main, SendEmail } from "../examples/worker.ts"
@@ -166,6 +167,40 @@ example("retry-timing: by policy, by code, and not before what the handler says"
       assert.deepStrictEqual(yield* failed("down"), { status: "PENDING", seconds: 120 })
       assert.isAtLeast((yield* failed("throttled")).seconds, 1795)
       assert.strictEqual((yield* failed("rejected")).status, "DEAD_LETTERED")
+    })
+  )
+)
+
+example("resources: two at once of one host, and ten a minute, whoever fetches", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const host = "example.com"
+      yield* Resources.allow(host)
+      const most = yield* Ref.make(0)
+      const FetchLive = Resources.Fetch.toLayer(() =>
+        Resources.atWork(host).pipe(
+          Effect.tap((now) => Ref.update(most, (before) => Math.max(before, now))),
+          Effect.andThen(Effect.sleep("5 millis")),
+          Effect.orDie
+        )
+      )
+      yield* Resources.fetchAll(
+        host,
+        Array.from({ length: 12 }, (_, n) => `/${n}`)
+      )
+      const counted = (status: Jobs.Status) => Jobs.count({ scope: TenantScope.admin, status })
+      for (const workerId of ["one", "two"]) {
+        yield* Layer.build(
+          Layer.provide(Worker.layer({ ...quick, workerId, jobs: [Resources.Fetch], concurrency: 8 }), FetchLive)
+        )
+      }
+      yield* counted("SUCCEEDED").pipe(
+        Effect.filterOrFail((count) => count === 10),
+        Effect.retry(Schedule.spaced("20 millis")),
+        Effect.timeout("10 seconds")
+      )
+      assert.strictEqual(yield* Ref.get(most), 2)
+      assert.strictEqual(yield* counted("PENDING"), 2, "they are for the next minute")
     })
   )
 )
