@@ -105,7 +105,7 @@ export const fill = Effect.fnUntraced(function* (state: TableState): Effect.fn.R
 export const tidy = Effect.fnUntraced(function* (state: TableState): Effect.fn.Return<void, SqlError, SqlClient> {
   yield* Sql.run("TRUNCATE bench_raw.queue, bench_raw.keyed")
   if (state.finished + state.future + state.others === 0) {
-    yield* Sql.run(`TRUNCATE ${tables.join(", ")}`)
+    yield* Sql.run(`TRUNCATE ${tables.join(", ")} CASCADE`)
     // TRUNCATE forgets the statistics of the table's size
     if (state.stale) for (const table of tables) yield* Sql.run(`VACUUM (ANALYZE) ${table}`)
     return

@@ -2,7 +2,8 @@ import jobs from "./0001_jobs.ts"
 import jobLogs from "./0002_job_logs.ts"
 import workflows from "./0003_workflows.ts"
 import executionResources from "./0004_execution_resources.ts"
+import replays from "./0005_replays.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
-export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows, executionResources]
+export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows, executionResources, replays]

@@ -11,6 +11,7 @@ export * from "./jobs/cancel.ts"
 export * from "./jobs/claim.ts"
 export * from "./jobs/complete.ts"
 export * from "./jobs/enqueue.ts"
+export * from "./jobs/eventPayload.ts"
 export {
   type HeartbeatManyReason,
   type HeartbeatOptions,
@@ -26,6 +27,8 @@ export {
 } from "./jobs/lease.ts"
 export * from "./jobs/ledger.ts"
 export * from "./jobs/outcome.ts"
+export * from "./jobs/payload.ts"
+export * from "./jobs/payloadLookup.ts"
 export * from "./jobs/read.ts"
 export {
   type PostponedLease,
@@ -35,4 +38,19 @@ export {
   type ReapReason,
   reapExpiredLeases
 } from "./jobs/reap.ts"
+export * from "./jobs/redrive.ts"
 export { type ReleaseOptions, type ReleaseReason, releaseUnstarted } from "./jobs/release.ts"
+export * from "./jobs/replay.ts"
+export {
+  type CancellationNotQuiesced,
+  type ExpectationMismatch,
+  type NotFound,
+  type RequeueableStatus,
+  type Requeued,
+  type RequeueOutcome,
+  type RequeueReason,
+  type RequeueRequest,
+  requeue,
+  requeueOf,
+  type StatePolicy
+} from "./jobs/requeue.ts"

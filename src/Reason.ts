@@ -9,6 +9,7 @@
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
+import type { RecoveryReason } from "./RecoveryReason.ts"
 import type { WorkflowReason } from "./WorkflowReason.ts"
 
 /**
@@ -137,6 +138,8 @@ export class UnsupportedIsolation extends Schema.TaggedError<UnsupportedIsolatio
   "effect-runledger/UnsupportedIsolation"
 )("UnsupportedIsolation", {
   code: Schema.Literals([
+    "job.compare_and_replay_unsupported_isolation",
+    "job.compare_and_requeue_unsupported_isolation",
     "job.enqueue_idempotency_unsupported_isolation",
     "job.unsupported_isolation",
     "workflow.append_unsupported_isolation",
@@ -359,5 +362,6 @@ export type Reason =
   | UnstartedClaimReleaseNotApplicable
   | JobNotFound
   | InvalidStateTransition
+  | RecoveryReason
   | WorkflowReason
   | WriteReason

@@ -45,6 +45,7 @@ export {
   UnsupportedIsolation,
   type WriteReason
 } from "./Reason.ts"
+export { InvalidReplay, type RecoveryReason, ReplayConflict, WorkflowRequeueNotSupported } from "./RecoveryReason.ts"
 export {
   ChecksumMismatch,
   DatabaseFailure,

@@ -55,7 +55,7 @@ const everything = Effect.flatMap(Faults, ({ unwrapped: sql }) =>
 const cleared = Effect.flatMap(
   Faults,
   ({ unwrapped: sql }) =>
-    sql`TRUNCATE runledger.job_queue, runledger.job_attempts, runledger.job_events, runledger.job_dead_letters, runledger.job_logs`
+    sql`TRUNCATE runledger.job_queue, runledger.job_attempts, runledger.job_events, runledger.job_dead_letters, runledger.job_logs CASCADE`
 )
 
 /** How many rows each table has, and how many jobs each status. */

@@ -103,6 +103,18 @@ const operations = {
     index: upTo(20),
     scope: Schema.Literals(["admin", "admin", "global", "organization"]),
     reason: Schema.UndefinedOr(Schema.Literal("withdrawn"))
+  },
+  Requeue: {
+    index: upTo(20),
+    /** Most often the job as it is. */
+    twist: upTo(9),
+    statePolicy: Schema.Literals(["preserve", "reset"])
+  },
+  Redrive: {
+    scope: Schema.Literals(["global", "global", "organization"]),
+    jobType: Schema.UndefinedOr(Schema.Literals(["alpha", "beta"])),
+    limit: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 3 })),
+    statePolicy: Schema.Literals(["preserve", "reset"])
   }
 }
 
@@ -244,6 +256,27 @@ const resolve = (world: World, command: Exclude<Command, { _tag: "Pass" }>): Mod
             ? TenantScope.global
             : TenantScope.organization(organization)
       return { _tag: "Cancel", scope, jobId: nth(world.jobs, command.index)?.id ?? nobody, reason: command.reason }
+    }
+    case "Requeue": {
+      const ended = world.jobs.filter(({ status }) => status === "DEAD_LETTERED" || status === "CANCELED")
+      const { twist, index, statePolicy } = command
+      const job = nth(twist < 2 || ended.length === 0 ? world.jobs : ended, index)
+      const ofOrganization = twist === 2 ? organization : job?.organizationId
+      return {
+        _tag: "Requeue",
+        request: {
+          scope: ofOrganization == null ? TenantScope.global : TenantScope.organization(ofOrganization),
+          jobId: JobId.make(job?.id ?? nobody),
+          expectedStatus: (job?.status === "CANCELED") === (twist !== 3) ? "CANCELED" : "DEAD_LETTERED",
+          expectedRunNumber: (job?.run ?? 1) + (twist === 4 ? 1 : 0),
+          statePolicy,
+          reason: "again"
+        }
+      }
+    }
+    case "Redrive": {
+      const scope = command.scope === "global" ? TenantScope.global : TenantScope.organization(organization)
+      return { ...command, scope }
     }
     case "Define": {
       const { initialMillis, override, merges, jobType, _tag, ...rest } = command
@@ -520,7 +553,13 @@ it.layer(layer, { timeout: "60 seconds" })("one operation after the other", (it)
         "Reap none",
         "Cancel done",
         "Cancel JobNotFound",
-        "Cancel InvalidStateTransition"
+        "Cancel InvalidStateTransition",
+        "Requeue Requeued",
+        "Requeue ExpectationMismatch",
+        "Requeue CancellationNotQuiesced",
+        "Requeue NotFound",
+        "Redrive done",
+        "Redrive none"
       ]
       if (replay === undefined && times >= 1) {
         assert.deepStrictEqual(
@@ -638,6 +677,10 @@ const neglect = (
       const left = [...state.jobs.values()].filter((job) => Model.isReapable(job, at) && !touched.has(job.id))
       return items.length < call.limit ? left.map(({ id }) => `${id} was not reaped`) : []
     }
+    if (call._tag === "Redrive") {
+      const left = [...state.jobs.values()].filter((job) => Model.isRedrivable(job, call) && !touched.has(job.id))
+      return items.length < call.limit ? left.map(({ id }) => `${id} was not redriven`) : []
+    }
     if (call._tag !== "Claim") return []
     const taken = items.flatMap(leaseIn).flatMap(({ jobId }) => state.jobs.get(jobId) ?? [])
     return [...state.jobs.values()]
@@ -679,22 +722,33 @@ const broken = (rows: ReadonlyMap<string, Model.Rows>): ReadonlyArray<string> =>
       .map((row) => decodeSeq(row))
       .flatMap((event) => (Result.isSuccess(event) ? [event.success.seq] : []))
     const slices = ends.filter(({ ended_as }) => ended_as === "CONTINUED").length
+    const requeues = stored.filter((row) => Result.isSuccess(decodeRequeue(row))).length
+    const open = deadLetters
+      .map((row) => decodeLetter(row))
+      .filter((row) => Result.isSuccess(row) && row.success.settled_run_number !== row.success.run_number)
     const rules: ReadonlyArray<readonly [boolean, string]> = [
       [isLeased === (worker_id !== null), "a worker if and only if it is leased"],
       [!isLeased || lease_expires_at !== null, "no lease without an end"],
       [isTerminal === (finished_at !== null), "finished if and only if it is terminal"],
       [isDeepStrictEqual(numbers, expected), `every attempt accounted for: ${numbers}, not ${expected}`],
-      [slices === run_number - 1, "a run for each continuation"],
-      [
-        (status === "DEAD_LETTERED") === (deadLetters.length === 1),
-        "a dead letter if and only if it was dead-lettered"
-      ],
+      [slices + requeues === run_number - 1, "a run for each continuation and requeue"],
+      [(status === "DEAD_LETTERED") === (open.length === 1), "an open dead letter if and only if it is dead-lettered"],
       [seqs.every((seq) => seq >= 1 && seq <= event_seq), "no event beyond the last"],
       [twin === undefined, `no other job of its key: ${twin}`]
     ]
     return rules.flatMap(([holds, rule]) => (holds ? [] : [`${id}: ${rule}`]))
   })
 }
+
+const decodeRequeue = Schema.decodeUnknownResult(
+  Schema.Struct({
+    payload: Schema.Struct({ requeue_kind: Schema.Literals(["COMPARE_AND_REQUEUE", "DEAD_LETTER_REDRIVE"]) })
+  })
+)
+
+const decodeLetter = Schema.decodeUnknownResult(
+  Schema.Struct({ run_number: Schema.Int, settled_run_number: Schema.NullOr(Schema.Int) })
+)
 
 const decodeShape = Schema.decodeUnknownResult(
   Schema.Struct({

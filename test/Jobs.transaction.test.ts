@@ -6,7 +6,7 @@ import * as JobLogs from "../src/JobLogs.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
 import type { QueryError } from "../src/QueryError.ts"
-import type { Reason, WriteReason } from "../src/Reason.ts"
+import type { Reason, UnsupportedIsolation, WriteReason } from "../src/Reason.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import { Faults, layerPg as faulty, makeGate, waitAt } from "../src/testing/FaultySqlClient.ts"
 import type { WorkflowContinuationNotEnabled, WorkflowReason } from "../src/WorkflowReason.ts"
@@ -36,6 +36,7 @@ const everything = SqlClient.use(
     UNION ALL SELECT 'attempt', to_jsonb(t), xmin::text FROM runledger.job_attempts t
     UNION ALL SELECT 'event', to_jsonb(t), xmin::text FROM runledger.job_events t
     UNION ALL SELECT 'dead letter', to_jsonb(t), xmin::text FROM runledger.job_dead_letters t
+    UNION ALL SELECT 'replay', to_jsonb(t), xmin::text FROM runledger.job_replays t
     UNION ALL SELECT 'log', to_jsonb(t), xmin::text FROM runledger.job_logs t
     UNION ALL SELECT 'run', to_jsonb(t), xmin::text FROM runledger.workflow_runs t
     UNION ALL SELECT 'step', to_jsonb(t), xmin::text FROM runledger.workflow_steps t
@@ -93,6 +94,45 @@ type Prepare = Effect.Effect<Operation, unknown, SqlClient>
 
 const failure = { kind: "RETRYABLE", code: "test.failed", message: "failed" } as const
 
+const deadLettered = Effect.gen(function* () {
+  const { type } = yield* pending
+  const { lease } = only(yield* Jobs.claim({ workerId: "w", types: [type], limit: 1 }))
+  yield* Jobs.completeFailure(lease, { ...failure, kind: "TERMINAL" })
+  return { type, jobId: lease.jobId }
+})
+
+const done = Effect.gen(function* () {
+  const { type } = yield* pending
+  const { lease } = only(yield* Jobs.claim({ workerId: "w", types: [type], limit: 1 }))
+  yield* Jobs.completeSuccess(lease)
+  return lease.jobId
+})
+
+const requeueOf = (jobId: Jobs.JobId): Jobs.RequeueRequest => ({
+  scope: TenantScope.global,
+  jobId,
+  expectedStatus: "DEAD_LETTERED",
+  expectedRunNumber: 1,
+  statePolicy: "preserve",
+  reason: "again"
+})
+
+const replayOf = (sourceJobId: Jobs.JobId): Jobs.ReplayRequest => ({
+  scope: TenantScope.global,
+  sourceJobId,
+  expectedRunNumber: 1,
+  requestKey: "k",
+  reason: "again"
+})
+
+const succeededStep = Effect.gen(function* () {
+  const jobType = yield* makeType
+  yield* Workflows.enqueue({ workflowType: "t", steps: [{ stepKey: "only", jobType, payload: 1 }] })
+  const { lease } = only(yield* Jobs.claim({ workerId: "w", types: [jobType], limit: 1, lease: "1 hour" }))
+  yield* Jobs.completeSuccess(lease)
+  return lease.jobId
+})
+
 /** Those that must see what others commit. */
 const readCommitted: Readonly<Record<string, Prepare>> = {
   "enqueue with a key": Effect.map(makeType, (type) => Jobs.enqueue(type, 1, { idempotencyKey: "k" })),
@@ -124,7 +164,26 @@ const readCommitted: Readonly<Record<string, Prepare>> = {
   ),
   reapExpiredLeases: Effect.as(expired, Jobs.reapExpiredLeases({ limit: 10 })),
   "cancel of a pending job": Effect.map(pending, ({ jobId }) => Jobs.cancel(admin, jobId)),
-  "cancel of a leased job": Effect.map(leased(), ({ jobId }) => Jobs.cancel(admin, jobId))
+  "cancel of a leased job": Effect.map(leased(), ({ jobId }) => Jobs.cancel(admin, jobId)),
+  requeue: Effect.map(deadLettered, ({ jobId }) => Jobs.requeue(requeueOf(jobId))),
+  redriveDeadLetters: Effect.map(deadLettered, ({ type }) =>
+    Jobs.redriveDeadLetters({ scope: TenantScope.global, jobType: type, reason: "again" })
+  ),
+  replay: Effect.map(done, (sourceJobId) => Jobs.replay(replayOf(sourceJobId))),
+  updatePendingPayload: Effect.map(pending, ({ type, jobId }) =>
+    Jobs.updatePendingPayload(TenantScope.global, jobId, type, { n: 2 })
+  ),
+  updatePendingPayloadField: Effect.map(pending, ({ type, jobId }) =>
+    Jobs.updatePendingPayloadField(TenantScope.global, jobId, type, { field: "n", value: 2 })
+  )
+}
+
+/** The codes of those that do not say it as the others. */
+const isolationCodes: Readonly<Record<string, UnsupportedIsolation["code"]>> = {
+  "enqueue with a key": "job.enqueue_idempotency_unsupported_isolation",
+  "enqueueMany with keys": "job.enqueue_idempotency_unsupported_isolation",
+  requeue: "job.compare_and_requeue_unsupported_isolation",
+  replay: "job.compare_and_replay_unsupported_isolation"
 }
 
 const operations: Readonly<Record<string, Prepare>> = {
@@ -297,6 +356,14 @@ const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
     Effect.map(
       Effect.tap(makeType, (type) => JobDefinitions.update(type, { isEnabled: false })),
       (type) => Jobs.enqueue(type, 1, { idempotencyKey: "k" })
+    ),
+    Effect.map(
+      Effect.tap(done, (jobId) =>
+        Effect.flatMap(Jobs.get(admin, jobId), (job) =>
+          JobDefinitions.update(Option.getOrThrow(job).jobType, { isEnabled: false })
+        )
+      ),
+      (jobId) => Jobs.replay(replayOf(jobId))
     )
   ],
   IdempotencyConflict: [
@@ -337,6 +404,14 @@ const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
       return Jobs.completeContinuation(lease)
     })
   ],
+  InvalidReplay: [Effect.succeed(Jobs.replay({ ...replayOf(missing), requestKey: " " }))],
+  ReplayConflict: [
+    Effect.map(
+      Effect.tap(done, (jobId) => Jobs.replay(replayOf(jobId))),
+      (jobId) => Jobs.replay({ ...replayOf(jobId), reason: "another" })
+    )
+  ],
+  WorkflowRequeueNotSupported: [Effect.map(succeededStep, (jobId) => Jobs.replay(replayOf(jobId)))],
   JobNotFound: [
     Effect.succeed(Jobs.cancel(admin, missing)),
     Effect.succeed(JobLogs.insert({ jobId: missing, runNumber: 1, level: "INFO", message: "x" }))
@@ -425,9 +500,7 @@ describe("Jobs and isolation", () => {
                   assert.deepInclude(reason, {
                     _tag: "UnsupportedIsolation",
                     transactionUsable: true,
-                    code: name.startsWith("enqueue")
-                      ? "job.enqueue_idempotency_unsupported_isolation"
-                      : "job.unsupported_isolation"
+                    code: isolationCodes[name] ?? "job.unsupported_isolation"
                   })
                   yield* own.write("after")
                 })

@@ -122,14 +122,14 @@ it.effect("an unknown additive migration is fine", () =>
 it.effect("a migration that is not applied is pending", () =>
   Effect.gen(function* () {
     yield* run([
-      "DELETE FROM runledger.migration_history WHERE id = 3",
-      `DROP TABLE runledger.workflow_recoveries, runledger.workflow_active_claims, runledger.workflow_run_mutations,
-        runledger.workflow_step_dependencies, runledger.workflow_steps, runledger.workflow_runs`
+      "DELETE FROM runledger.migration_history WHERE id = 4",
+      "DROP TABLE runledger.job_replays",
+      "ALTER TABLE runledger.job_dead_letters DROP COLUMN settled_run_number"
     ])
     const error = yield* Effect.flip(Migrator.ensureSchemaCompatible)
     assert.strictEqual(error.code, "schema.migrations_pending")
-    assert.include(error.message, "3 (workflows)")
-    assert.deepStrictEqual(yield* Migrator.migrate, { applied: [{ id: 3, name: "workflows" }] })
+    assert.include(error.message, "4 (replays)")
+    assert.deepStrictEqual(yield* Migrator.migrate, { applied: [{ id: 4, name: "replays" }] })
     yield* Migrator.ensureSchemaCompatible
   }).pipe(Effect.provide(TestDatabase.layer))
 )

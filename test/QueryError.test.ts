@@ -31,6 +31,7 @@ import {
   UnstartedClaimReleaseNotApplicable,
   UnsupportedIsolation
 } from "../src/index.ts"
+import * as RecoveryReason from "../src/RecoveryReason.ts"
 import * as WorkflowReason from "../src/WorkflowReason.ts"
 import { answered, raised } from "./support/reasons.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
@@ -65,6 +66,9 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   }),
   PermissionDenied: new PermissionDenied({}),
   QueryFailed: new QueryFailed({}),
+  WorkflowRequeueNotSupported: new RecoveryReason.WorkflowRequeueNotSupported({ ...run, jobId: id }),
+  InvalidReplay: new RecoveryReason.InvalidReplay({ code: "job.replay_reason_blank" }),
+  ReplayConflict: new RecoveryReason.ReplayConflict({ sourceJobId: id, replayJobId: id }),
   InvalidWorkflow: new WorkflowReason.InvalidWorkflow({ rule: "invalid_dag_cycle", cycle: ["a", "b"] }),
   ActiveKeyMisuse: new WorkflowReason.ActiveKeyMisuse({ code: "workflow.active_key_required" }),
   StepDefinitionUnavailable: new WorkflowReason.StepDefinitionUnavailable({
@@ -112,6 +116,7 @@ const operationsOf = (tag: string): string =>
 /** The reasons that have more than one code. */
 const withCodes = [
   UnsupportedIsolation,
+  RecoveryReason.InvalidReplay,
   WorkflowReason.ActiveKeyMisuse,
   WorkflowReason.AppendRefused,
   WorkflowReason.ExternalStepNotWaiting,

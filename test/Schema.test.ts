@@ -58,6 +58,14 @@ const valid = {
   },
   workflow_run_mutations: { id, workflow_run_id: id, mutation_key: "m", request: {}, created_at: at },
   workflow_active_claims: { scope: "global", active_key: "k", workflow_run_id: id, created_at: at, updated_at: at },
+  job_replays: {
+    replay_job_id: other,
+    source_job_id: id,
+    source_run_number: 1,
+    replay_request_key: "k",
+    reason: "r",
+    created_at: at
+  },
   workflow_recoveries: {
     recovery_run_id: other,
     source_run_id: id,
@@ -92,6 +100,10 @@ const nothingQueued = {
 const needs: { readonly [T in Table]?: ReadonlyArray<readonly [Table, Row]> } = {
   workflow_run_mutations: [["workflow_runs", valid.workflow_runs]],
   workflow_active_claims: [["workflow_runs", valid.workflow_runs]],
+  job_replays: [
+    ["job_queue", valid.job_queue],
+    ["job_queue", { ...valid.job_queue, id: other }]
+  ],
   workflow_recoveries: [
     ["workflow_runs", valid.workflow_runs],
     ["workflow_runs", { ...valid.workflow_runs, id: other }],
@@ -304,6 +316,18 @@ const cases: ReadonlyArray<
     ...[...blanks, tooLong].map((key) => ({ active_key: key }))
   ],
 
+  ["job_replays", "pk_job_replays", [{}, { replay_request_key: "l" }]],
+  ["job_replays", "uq_job_replays_source_request", [{}, { replay_job_id: missing }]],
+  ["job_replays", "fk_job_replays_source_job", { source_job_id: missing }],
+  ["job_replays", "fk_job_replays_replay_job", { replay_job_id: missing }],
+  ["job_replays", "chk_job_replays_distinct_jobs", { replay_job_id: id }],
+  ["job_replays", "chk_job_replays_source_run_positive", { source_run_number: 0 }],
+  [
+    "job_replays",
+    "chk_job_replays_request_key",
+    ...["", " ", tooLong].map((replay_request_key) => ({ replay_request_key }))
+  ],
+  ["job_replays", "chk_job_replays_reason_not_blank", { reason: " " }],
   ["workflow_recoveries", "pk_workflow_recoveries", [{}, { request_key: "l" }]],
   ["workflow_recoveries", "uq_workflow_recoveries_source_request", [{}, { recovery_run_id: missing }]],
   ["workflow_recoveries", "fk_workflow_recoveries_recovery_run", { recovery_run_id: missing }],

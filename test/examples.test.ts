@@ -6,6 +6,7 @@ import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
 import * as FirstScreen from "../examples/first-screen.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
+import * as Recovery from "../examples/recovery.ts"
 import * as Resources from "../examples/resources.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
@@ -318,5 +319,45 @@ example("workflow-untyped: a plan becomes a run, and a cycle is named", () =>
       /missing_dependency \(step build\) \(prerequisite fetch\)/
     )
     assert.strictEqual(yield* Workflows.count({ scope: TenantScope.global }), 1)
+  })
+)
+
+example("recovery: what failed is sent, what was lost is sent again, and an address is put right", () =>
+  Effect.gen(function* () {
+    const sql = yield* SqlClient
+    const { SendInvoice } = Recovery
+    const { jobType } = SendInvoice
+    yield* JobDefinitions.upsert(jobType)
+    const claim = Jobs.claim({ workerId: "worker", types: [jobType], limit: 200 })
+    yield* Jobs.enqueueMany(
+      Array.from({ length: 150 }, (_, n) => Jobs.request(SendInvoice, { to: `${n}@example.com` }))
+    )
+    for (const { lease } of yield* claim) {
+      yield* Jobs.completeFailure(lease, { kind: "TERMINAL", code: "smtp.down", message: "no answer" })
+    }
+    assert.strictEqual(yield* Recovery.redriveAll, 150)
+    const [first, second] = yield* claim
+    if (first === undefined || second === undefined) return yield* Effect.die("nothing was redriven")
+    yield* Jobs.completeSuccess(first.lease, { output: { messageId: "message-1" } })
+    yield* Jobs.completeFailure(second.lease, { kind: "TERMINAL", code: "address.unknown", message: "nobody there" })
+
+    const failed = yield* ended(second.lease.jobId)
+    assert.strictEqual(yield* Recovery.requeueOne(failed, "try once more"), "run 3 is due")
+    assert.strictEqual(yield* Recovery.requeueOne(failed, "try once more"), "it is PENDING in run 3")
+    assert.isTrue(yield* Recovery.correct(failed.id, "ada@example.com"))
+    assert.deepStrictEqual(yield* Recovery.why(failed.id), ["the mail server is back", "try once more"])
+
+    const sent = yield* ended(first.lease.jobId)
+    const [once, twice] = yield* Effect.all([
+      Recovery.sendAgain(sent, "ticket-1"),
+      Recovery.sendAgain(sent, "ticket-1")
+    ])
+    if (once._tag !== "Replayed" || twice._tag !== "Replayed") return yield* Effect.die("it was not replayed")
+    assert.strictEqual(once.replay.jobId, twice.replay.jobId)
+    assert.deepStrictEqual(yield* Recovery.why(once.replay.jobId), ["the customer has lost the mail"])
+
+    yield* Jobs.enqueue(SendInvoice, { to: "grace@example.com" }, { idempotencyKey: "order-1" })
+    assert.deepStrictEqual(yield* Recovery.addressOf("order-1"), Option.some({ to: "grace@example.com" }))
+    assert.deepStrictEqual(yield* sql`SELECT count(*)::integer AS replays FROM runledger.job_replays`, [{ replays: 1 }])
   })
 )

@@ -31,6 +31,7 @@ export const manifest: Definitions = {
     job_execution_resources: "table",
     job_logs: "table",
     job_queue: "table",
+    job_replays: "table",
     migration_history: "table",
     workflow_active_claims: "table",
     workflow_recoveries: "table",
@@ -75,6 +76,7 @@ export const manifest: Definitions = {
     "job_dead_letters.payload_snapshot": "jsonb NOT NULL",
     "job_dead_letters.reason": "text NOT NULL",
     "job_dead_letters.run_number": "integer NOT NULL DEFAULT 1",
+    "job_dead_letters.settled_run_number": "integer",
     "job_definitions.created_at": "timestamp with time zone NOT NULL",
     "job_definitions.default_priority": "integer NOT NULL DEFAULT 0",
     "job_definitions.default_timeout_seconds": "integer NOT NULL DEFAULT 300",
@@ -167,6 +169,12 @@ export const manifest: Definitions = {
     "job_queue.worker_id": "runledger.job_queue_worker_id",
     "job_queue.workflow_run_id": "uuid",
     "job_queue.workflow_step_id": "uuid",
+    "job_replays.created_at": "timestamp with time zone NOT NULL",
+    "job_replays.reason": "text NOT NULL",
+    "job_replays.replay_job_id": "uuid NOT NULL",
+    "job_replays.replay_request_key": "text NOT NULL",
+    "job_replays.source_job_id": "uuid NOT NULL",
+    "job_replays.source_run_number": "integer NOT NULL",
     "migration_history.applied_at": "timestamp with time zone NOT NULL",
     "migration_history.breaking": "boolean NOT NULL",
     "migration_history.checksum": "text NOT NULL",
@@ -311,6 +319,16 @@ export const manifest: Definitions = {
     "job_queue.ck_job_queue_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "job_queue.pk_job_queue": "PRIMARY KEY (id)",
+    "job_replays.chk_job_replays_distinct_jobs": "CHECK ((source_job_id <> replay_job_id))",
+    "job_replays.chk_job_replays_reason_not_blank": "CHECK ((length(TRIM(BOTH FROM reason)) > 0))",
+    "job_replays.chk_job_replays_request_key":
+      "CHECK (((length(TRIM(BOTH FROM replay_request_key)) > 0) AND (octet_length(replay_request_key) <= 512)))",
+    "job_replays.chk_job_replays_source_run_positive": "CHECK ((source_run_number > 0))",
+    "job_replays.fk_job_replays_replay_job": "FOREIGN KEY (replay_job_id) REFERENCES runledger.job_queue(id)",
+    "job_replays.fk_job_replays_source_job":
+      "FOREIGN KEY (source_job_id) REFERENCES runledger.job_queue(id) ON DELETE CASCADE",
+    "job_replays.pk_job_replays": "PRIMARY KEY (replay_job_id)",
+    "job_replays.uq_job_replays_source_request": "UNIQUE (source_job_id, source_run_number, replay_request_key)",
     "migration_history.pk_migration_history": "PRIMARY KEY (id)",
     "workflow_active_claims.chk_workflow_active_claims_key_not_blank":
       "CHECK (((active_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(active_key) <= 512)))",
@@ -383,6 +401,10 @@ END)`,
   index: {
     "job_dead_letters.idx_job_dead_letters_failed_at":
       "CREATE INDEX idx_job_dead_letters_failed_at ON runledger.job_dead_letters USING btree (failed_at, job_id)",
+    "job_dead_letters.idx_job_dead_letters_open":
+      "CREATE INDEX idx_job_dead_letters_open ON runledger.job_dead_letters USING btree (COALESCE((organization_id)::text, ''::text), failed_at, job_id) WHERE ((settled_run_number IS DISTINCT FROM run_number) AND (attempt > 0))",
+    "job_dead_letters.idx_job_dead_letters_open_type":
+      "CREATE INDEX idx_job_dead_letters_open_type ON runledger.job_dead_letters USING btree (COALESCE((organization_id)::text, ''::text), job_type, failed_at, job_id) WHERE (settled_run_number IS DISTINCT FROM run_number)",
     "job_dead_letters.idx_job_dead_letters_organization":
       "CREATE INDEX idx_job_dead_letters_organization ON runledger.job_dead_letters USING btree (organization_id, failed_at, job_id) WHERE (organization_id IS NOT NULL)",
     "job_execution_permits.idx_job_execution_permits_spot":

@@ -79,6 +79,9 @@ interface DeadLetter {
   readonly message: string
   readonly checkpoint: Value
   readonly at: number
+  readonly createdAt: number
+  /** The run that was requeued last; a later one is open. */
+  readonly settled: number | null
 }
 
 /** A job and everything that hangs on it. */
@@ -207,6 +210,14 @@ export type Call =
       readonly jobId: string
       readonly reason: string | undefined
     }
+  | { readonly _tag: "Requeue"; readonly request: Jobs.RequeueRequest }
+  | {
+      readonly _tag: "Redrive"
+      readonly scope: TenantScope.Owner
+      readonly jobType: string | undefined
+      readonly limit: number
+      readonly statePolicy: Jobs.StatePolicy
+    }
   | { readonly _tag: "Define"; readonly jobType: string; readonly definition: Definition; readonly merges: boolean }
 
 /** What an operation answered: item by item, or as a whole. */
@@ -303,6 +314,14 @@ export const execute = (call: Call): Effect.Effect<Answer, never, SqlClient> => 
       })
     case "Cancel":
       return single(Jobs.cancel(call.scope, Jobs.JobId.make(call.jobId), { reason: call.reason }))
+    case "Requeue":
+      return single(Jobs.requeue(call.request))
+    case "Redrive":
+      return items(
+        Effect.map(Jobs.redriveDeadLetters({ ...call, reason: redriveReason }), ({ redriveId, jobs }) =>
+          jobs.map((job) => ({ ...job, redriveId }))
+        )
+      )
     case "Define": {
       const { isEnabled, priority, maxAttempts, timeoutSeconds, initialMillis, factor, maxMillis, overrides } =
         call.definition
@@ -657,7 +676,9 @@ const fail = (job: HeldJob, failure: Failure, definition: Definition, at: number
           code,
           message,
           checkpoint: job.checkpoint,
-          at
+          at,
+          createdAt: job.deadLetter?.createdAt ?? at,
+          settled: job.deadLetter?.settled ?? null
         }
       }
     }
@@ -856,6 +877,86 @@ const cancel = (job: Job | undefined, call: Extract<Call, { readonly _tag: "Canc
   return { answer: ok(recordOf(canceled)), job: canceled }
 }
 
+const redriveReason = "the server is back"
+
+const requeued = (
+  job: Job,
+  {
+    reason,
+    statePolicy,
+    ...more
+  }: { reason: string; statePolicy: Jobs.StatePolicy; requeue_kind: string; redrive_id?: string },
+  at: number
+): Job => {
+  const { done, total, checkpoint } = statePolicy === "preserve" ? job : { done: null, total: null, checkpoint: null }
+  const next = event(job, at, "REQUEUED", {
+    attempt: job.attempt === 0 ? null : job.attempt,
+    stage: "queued",
+    done,
+    total,
+    payload: { reason, state_policy: `${statePolicy}_progress_and_checkpoint`, ...more },
+    stored: true
+  })
+  return {
+    ...next,
+    status: "PENDING",
+    stage: "queued",
+    run: job.run + 1,
+    attempt: 0,
+    nextRunAt: at,
+    startedAt: null,
+    finishedAt: null,
+    quiescesAt: null,
+    done,
+    total,
+    checkpoint,
+    output: null,
+    statusReason: reason,
+    errorCode: null,
+    errorMessage: null,
+    updatedAt: at,
+    deadLetter: job.deadLetter === null ? null : { ...job.deadLetter, settled: job.deadLetter.run }
+  }
+}
+
+const requeue = (job: Job | undefined, request: Jobs.RequeueRequest, at: number): Outcome => {
+  const { jobId, scope, expectedStatus, expectedRunNumber, reason, statePolicy } = request
+  if (job === undefined || !isInScope(job, scope)) return { answer: ok({ _tag: "NotFound", jobId }), job }
+  const actual = recordOf(job)
+  if (job.status !== expectedStatus || job.run !== expectedRunNumber) {
+    return { answer: ok({ _tag: "ExpectationMismatch", actual }), job }
+  }
+  if (job.quiescesAt !== null && job.quiescesAt > at) {
+    return { answer: ok({ _tag: "CancellationNotQuiesced", actual, retryAfter: job.quiescesAt }), job }
+  }
+  const after = requeued(job, { reason, statePolicy, requeue_kind: "COMPARE_AND_REQUEUE" }, at)
+  return {
+    answer: ok({ _tag: "Requeued", before: actual, after: recordOf(after), seq: after.events.length }),
+    job: after
+  }
+}
+
+/** Whether a redrive would take the job. */
+export const isRedrivable = (job: Job, call: Extract<Call, { readonly _tag: "Redrive" }>): boolean =>
+  job.status === "DEAD_LETTERED" && isInScope(job, call.scope) && (call.jobType ?? job.jobType) === job.jobType
+
+const redriven = (
+  job: Job | undefined,
+  call: Extract<Call, { readonly _tag: "Redrive" }>,
+  observed: unknown,
+  at: number
+): Outcome => {
+  if (job === undefined || !isRedrivable(job, call)) return { answer: "not redrivable", job }
+  const id = Predicate.hasProperty(observed, "redriveId") ? String(observed.redriveId) : ""
+  const { statePolicy } = call
+  const kind = { requeue_kind: "DEAD_LETTER_REDRIVE", redrive_id: id }
+  const next = requeued(job, { reason: redriveReason, statePolicy, ...kind }, at)
+  return {
+    answer: { jobId: job.id, jobType: job.jobType, runNumber: next.run, seq: next.events.length, redriveId: id },
+    job: next
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Operations, job by job
 // ---------------------------------------------------------------------------------------------------------------------
@@ -966,6 +1067,18 @@ export const touches = (
         observed,
         step: (job) => cancel(job, call, at)
       }))
+    case "Requeue":
+      return items.map((observed) => ({
+        jobId: call.request.jobId,
+        observed,
+        step: (job) => requeue(job, call.request, at)
+      }))
+    case "Redrive":
+      return items.map((observed) => ({
+        jobId: idIn(observed) ?? "",
+        observed,
+        step: (job) => redriven(job, call, observed, at)
+      }))
     case "Define":
       return []
   }
@@ -1012,6 +1125,14 @@ export const complaints = (
       .slice(0, call.limit)
       .map(({ id }) => id)
     return same(new Set(chosen), new Set(expected)) ? [] : [`reaped ${chosen}, not ${expected}`]
+  }
+  if (call._tag === "Redrive") {
+    const expected = [...state.jobs.values()]
+      .filter((job) => isRedrivable(job, call))
+      .sort((a, b) => (a.deadLetter?.at ?? 0) - (b.deadLetter?.at ?? 0) || (a.id < b.id ? -1 : 1))
+      .slice(0, call.limit)
+      .map(({ id }) => id)
+    return same(new Set(chosen), new Set(expected)) ? [] : [`redriven ${chosen}, not ${expected}`]
   }
   if (call._tag !== "Claim") return []
   const due = [...state.jobs.values()].filter((job) => isClaimable(job, call, at)).sort(byDue)
@@ -1171,7 +1292,8 @@ export const rowsOf = (job: Job): Rows => ({
             checkpoint_snapshot: job.deadLetter.checkpoint?.json ?? null,
             has_checkpoint: job.deadLetter.checkpoint !== null,
             failed_at: job.deadLetter.at,
-            created_at: job.deadLetter.at
+            created_at: job.deadLetter.createdAt,
+            settled_run_number: job.deadLetter.settled
           }
         ]
 })

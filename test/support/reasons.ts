@@ -128,6 +128,38 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "UnsupportedIsolation",
     ...write
   ),
+  "Jobs.requeue": exactly<Raised<typeof Jobs.requeue>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    "WorkflowRequeueNotSupported",
+    ...write
+  ),
+  "Jobs.replay": exactly<Raised<typeof Jobs.replay>>()(
+    "DefinitionUnavailable",
+    "InvalidArgument",
+    "InvalidReplay",
+    "ReplayConflict",
+    "UnsupportedIsolation",
+    "WorkflowRequeueNotSupported",
+    ...write
+  ),
+  "Jobs.redriveDeadLetters": exactly<Raised<typeof Jobs.redriveDeadLetters>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.updatePendingPayload": exactly<Raised<typeof Jobs.updatePendingPayload>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.updatePendingPayloadField": exactly<Raised<typeof Jobs.updatePendingPayloadField>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Jobs.payloadByIdempotencyKey": exactly<Raised<typeof Jobs.payloadByIdempotencyKey>>()("InvalidArgument", ...read),
+  "Jobs.latestPayloadForRun": exactly<Raised<typeof Jobs.latestPayloadForRun>>()("InvalidArgument", ...read),
   "Jobs.outcome": exactly<Raised<typeof Jobs.outcome>>()("InvalidArgument", ...read),
   "Jobs.get": exactly<Raised<typeof Jobs.get>>()("InvalidArgument", ...read),
   "Jobs.list": exactly<Raised<typeof Jobs.list>>()("InvalidArgument", "InvalidPagination", ...read),
