@@ -3,7 +3,8 @@ import jobLogs from "./0002_job_logs.ts"
 import workflows from "./0003_workflows.ts"
 import executionResources from "./0004_execution_resources.ts"
 import replays from "./0005_replays.ts"
+import jobIntents from "./0006_job_intents.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
-export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows, executionResources, replays]
+export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows, executionResources, replays, jobIntents]

@@ -9,6 +9,7 @@
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
+import type { JobIntentReason } from "./JobIntentReason.ts"
 import type { RecoveryReason } from "./RecoveryReason.ts"
 import type { WorkflowReason } from "./WorkflowReason.ts"
 
@@ -141,6 +142,8 @@ export class UnsupportedIsolation extends Schema.TaggedError<UnsupportedIsolatio
     "job.compare_and_replay_unsupported_isolation",
     "job.compare_and_requeue_unsupported_isolation",
     "job.enqueue_idempotency_unsupported_isolation",
+    "job.intent_idempotency_unsupported_isolation",
+    "job.intent_retention_unsupported_isolation",
     "job.unsupported_isolation",
     "workflow.append_unsupported_isolation",
     "workflow.cancel_unsupported_isolation",
@@ -363,5 +366,6 @@ export type Reason =
   | JobNotFound
   | InvalidStateTransition
   | RecoveryReason
+  | JobIntentReason
   | WorkflowReason
   | WriteReason

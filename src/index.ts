@@ -4,13 +4,23 @@
  * Typed contracts: {@link Job}, {@link JobExecution}. Who runs them: {@link Worker}, {@link Reaper}, {@link Notifications}. What
  * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobResources},
  * {@link JobLogs}. Graphs of jobs: {@link Workflow}; what may happen
+ * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. Jobs of types that are not declared yet:
+ * {@link JobIntents}, {@link IntentPromoter}. Graphs of jobs: {@link Workflow}; what may happen
  * to one: {@link Workflows}. The schema: {@link Migrator}. What can go wrong: {@link QueryError} and its reasons,
  * {@link SchemaCompatibilityError} and its reasons.
  */
 export * as FrameworkConstraint from "./FrameworkConstraint.ts"
+export * as IntentPromoter from "./IntentPromoter.ts"
 export * as Job from "./Job.ts"
 export * as JobDefinitions from "./JobDefinitions.ts"
 export * as JobExecution from "./JobExecution.ts"
+export {
+  IntentConflict,
+  IntentRetentionTooLarge,
+  InvalidIntent,
+  type JobIntentReason
+} from "./JobIntentReason.ts"
+export * as JobIntents from "./JobIntents.ts"
 export * as JobLogs from "./JobLogs.ts"
 export * as JobResources from "./JobResources.ts"
 export * as Jobs from "./Jobs.ts"

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { DateTime, Effect, Exit, Fiber, Layer, Option, Result } from "effect"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
+import type { JobIntentReason } from "../src/JobIntentReason.ts"
 import * as JobLogs from "../src/JobLogs.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
@@ -318,8 +319,11 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Jobs in a caller's tran
 // Reasons that leave the transaction usable
 // ---------------------------------------------------------------------------------------------------------------------
 
-// those of workflows have tests of their own
-type Domain = Exclude<Reason, WriteReason | Exclude<WorkflowReason, WorkflowContinuationNotEnabled>>["_tag"]
+// those of workflows and intents have tests of their own
+type Domain = Exclude<
+  Reason,
+  WriteReason | JobIntentReason | Exclude<WorkflowReason, WorkflowContinuationNotEnabled>
+>["_tag"]
 
 const missing = Jobs.JobId.make("019ad000-0000-7000-8000-000000000000")
 

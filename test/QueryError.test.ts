@@ -31,6 +31,7 @@ import {
   UnstartedClaimReleaseNotApplicable,
   UnsupportedIsolation
 } from "../src/index.ts"
+import * as JobIntentReason from "../src/JobIntentReason.ts"
 import * as RecoveryReason from "../src/RecoveryReason.ts"
 import * as WorkflowReason from "../src/WorkflowReason.ts"
 import { answered, raised } from "./support/reasons.ts"
@@ -57,6 +58,13 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   UnstartedClaimReleaseNotApplicable: new UnstartedClaimReleaseNotApplicable(lease),
   JobNotFound: new JobNotFound({ jobId: id }),
   InvalidStateTransition: new InvalidStateTransition({ jobId: id, status: "CANCELED" }),
+  InvalidIntent: new JobIntentReason.InvalidIntent({
+    argument: "idempotencyKey",
+    rule: "must not be blank",
+    code: "job.intent_invalid_idempotency_key"
+  }),
+  IntentConflict: new JobIntentReason.IntentConflict({ intentId: id, fields: ["payload"] }),
+  IntentRetentionTooLarge: new JobIntentReason.IntentRetentionTooLarge(),
   Unavailable: new Unavailable({ origin: "database" }),
   OutcomeUnknown: new OutcomeUnknown({}),
   ConstraintViolation: new ConstraintViolation({
@@ -117,6 +125,7 @@ const operationsOf = (tag: string): string =>
 const withCodes = [
   UnsupportedIsolation,
   RecoveryReason.InvalidReplay,
+  JobIntentReason.InvalidIntent,
   WorkflowReason.ActiveKeyMisuse,
   WorkflowReason.AppendRefused,
   WorkflowReason.ExternalStepNotWaiting,

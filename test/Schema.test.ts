@@ -47,6 +47,16 @@ const valid = {
   job_execution_resources: { resource_key: "k", permits: 1, created_at: at, updated_at: at },
   job_execution_permits: { id: 1, resource_key: "k", slot: 1, spot: 0.5, is_retired: false, uses: 0 },
   job_execution_rate_tokens: { id: 1, resource_key: "k", free_at: at },
+  job_enqueue_intents: {
+    id,
+    job_type: "a",
+    payload: {},
+    idempotency_key: "k",
+    enqueue_request: {},
+    next_promotion_at: at,
+    created_at: at,
+    updated_at: at
+  },
   job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at },
   workflow_runs: { id, workflow_type: "a", metadata: {}, started_at: at, created_at: at, updated_at: at },
   workflow_steps: { ...step, ...queued },
@@ -87,6 +97,10 @@ const leased = {
   leased_seq: 2,
   lease_expires_at: at
 }
+const tried = { promotion_attempts: 1, last_attempted_at: at }
+const promoted = { ...tried, status: "PROMOTED", promoted_job_id: id, promoted_at: at }
+const failed = { ...tried, last_error_code: "code", last_error_message: "message" }
+const conflicted = { ...failed, status: "CONFLICTED", conflicted_at: at }
 const keyed = { idempotency_key: "k", enqueue_request: {} }
 const nothingQueued = {
   job_type: undefined,
@@ -139,6 +153,63 @@ const cases: ReadonlyArray<
     { retry_overrides: { code: 0 } },
     { retry_overrides: { code: 1.5 } },
     { retry_overrides: { good: 1, code: 2147483648 } }
+  ],
+
+  ["job_enqueue_intents", "pk_job_enqueue_intents", [{}, { idempotency_key: "other" }]],
+  [
+    "job_enqueue_intents",
+    "uq_job_enqueue_intents_type_idempotency",
+    [{}, { id: other }],
+    [{ organization_id: organization }, { id: other, organization_id: organization }]
+  ],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_job_type_not_blank", ...blanks.map((job_type) => ({ job_type }))],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_payload_version_positive", { payload_version: 0 }],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_max_attempts_positive", { max_attempts: 0 }],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_timeout_positive", { timeout_seconds: 0 }],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_delay", { delay_ms: -1 }, { delay_ms: 1, next_run_at: at }],
+  [
+    "job_enqueue_intents",
+    "chk_job_enqueue_intents_idempotency_key_not_blank",
+    ...blanks.map((idempotency_key) => ({ idempotency_key }))
+  ],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_stage_not_blank", ...blanks.map((stage) => ({ stage }))],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_enqueue_request_version", { enqueue_request_version: 2 }],
+  [
+    "job_enqueue_intents",
+    "chk_job_enqueue_intents_execution_resource_key",
+    ...[...blanks, tooLong].map((execution_resource_key) => ({ execution_resource_key }))
+  ],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_promotion_attempts", { ...failed, promotion_attempts: -1 }],
+  ["job_enqueue_intents", "chk_job_enqueue_intents_status", { status: "pending" }],
+  [
+    "job_enqueue_intents",
+    "chk_job_enqueue_intents_state_fields",
+    // pending: fresh, and tried before
+    { last_attempted_at: at },
+    { last_error_code: "code" },
+    { last_error_message: "message" },
+    { promoted_job_id: id },
+    { promoted_at: at },
+    { conflicted_at: at },
+    tried,
+    { ...failed, last_attempted_at: undefined },
+    { ...failed, last_error_code: " " },
+    { ...failed, last_error_message: undefined },
+    { ...failed, promoted_at: at },
+    { ...promoted, promotion_attempts: 0 },
+    { ...promoted, last_attempted_at: undefined },
+    { ...promoted, promoted_job_id: undefined },
+    { ...promoted, promoted_at: undefined },
+    { ...promoted, conflicted_at: at },
+    { ...promoted, last_error_code: "code" },
+    { ...promoted, last_error_message: "message" },
+    { ...conflicted, promotion_attempts: 0 },
+    { ...conflicted, last_attempted_at: undefined },
+    { ...conflicted, promoted_job_id: id },
+    { ...conflicted, promoted_at: at },
+    { ...conflicted, conflicted_at: undefined },
+    { ...conflicted, last_error_code: "" },
+    { ...conflicted, last_error_message: undefined }
   ],
 
   ["job_queue", "pk_job_queue", "twice"],
@@ -395,6 +466,11 @@ it.layer(TestDatabase.layer)("the schema", (it) => {
           assert.strictEqual(yield* violated(table, rows), constraint, JSON.stringify(violation))
         })
       )
+  )
+
+  it.effect.each([{ state: failed }, { state: promoted }, { state: conflicted }])(
+    "a valid state of an intent is accepted: $state",
+    ({ state }) => rollback(insert("job_enqueue_intents", { ...valid.job_enqueue_intents, ...state }))
   )
 
   it.effect("a definition is never deleted", () =>

@@ -6,6 +6,7 @@ import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
 import * as FirstScreen from "../examples/first-screen.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
+import * as Intent from "../examples/intent.ts"
 import * as Recovery from "../examples/recovery.ts"
 import * as Resources from "../examples/resources.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
@@ -16,6 +17,7 @@ import * as Append from "../examples/workflow-append.ts"
 import * as Gate from "../examples/workflow-gate.ts"
 import * as Untyped from "../examples/workflow-untyped.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
+import * as JobIntents from "../src/JobIntents.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as Worker from "../src/Worker.ts"
@@ -360,4 +362,27 @@ example("recovery: what failed is sent, what was lost is sent again, and an addr
     assert.deepStrictEqual(yield* Recovery.addressOf("order-1"), Option.some({ to: "grace@example.com" }))
     assert.deepStrictEqual(yield* sql`SELECT count(*)::integer AS replays FROM runledger.job_replays`, [{ replays: 1 }])
   })
+)
+
+example("intent: what was recorded before anybody knew its type runs when the type is there", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      yield* sql`CREATE TABLE users (email text PRIMARY KEY)`
+      const intentId = yield* Intent.signUp("ada@example.com")
+      // the user is there already: nothing is recorded for the second
+      yield* Effect.flip(Intent.signUp("ada@example.com"))
+      assert.isTrue(Option.isNone(yield* JobDefinitions.get("crm.import")))
+      yield* Layer.build(Intent.Main)
+      const promoted = JobIntents.get(TenantScope.global, intentId).pipe(
+        Effect.flatMap(Effect.fromOption),
+        Effect.flatMap((intent) => Effect.fromOption(intent.promotedJobId)),
+        Effect.retry(Schedule.spaced("20 millis")),
+        Effect.timeout("10 seconds")
+      )
+      const job = yield* ended(yield* promoted)
+      assert.deepStrictEqual(job.output, Option.some("contact of ada@example.com"))
+      assert.strictEqual(yield* Jobs.count({ scope: TenantScope.admin }), 1)
+    })
+  )
 )

@@ -183,7 +183,8 @@ type Answer = Result.Result<Enqueued, EnqueueRefusal>
 
 const isDue = (request: EncodedRequest) => request.nextRunAt === null && request.delayMillis === null
 
-const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EncodedRequest>) {
+/** Enqueues requests that were checked, whose ordinals count from 0; the answers are in their order. */
+export const run = Effect.fnUntraced(function* (requests: ReadonlyArray<EncodedRequest>) {
   const answers = new Map<number, Answer>()
   const firsts: Array<EncodedRequest> = []
   const repeats: Array<readonly [EncodedRequest, first: EncodedRequest]> = []
@@ -323,13 +324,14 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
   const staged = items.some(({ stage }) => stage !== "queued")
   return yield* sql`
     WITH input AS MATERIALIZED (
-      SELECT ${instant} AS at, ${trace}::text AS trace_parent ${sql.literal(keyed ? `, ${patience}` : "")}
+      SELECT ${instant} AS at, ${trace}::text AS callers_trace ${sql.literal(keyed ? `, ${patience}` : "")}
     ), item AS MATERIALIZED (
       SELECT
         runledger.uuidv7() AS id,
         i.*,
         r.ordinal, r.rank, r.job_type, r.payload_version, r.organization_id, r.stage, r.idempotency_key,
         r.execution_resource_key,
+        COALESCE(r.trace_parent, i.callers_trace) AS trace_parent,
         -- a JSON null arrives as NULL
         COALESCE(r.payload, 'null') AS payload,
         COALESCE(d.is_enabled, CASE WHEN r.contract_version IS NOT NULL THEN true END) AS is_enabled,
@@ -351,7 +353,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         ) AS timeout_seconds,
         COALESCE(
           r.next_run_at_text::timestamptz,
-          i.at + COALESCE(r.delay_ms, 0) * interval '1 millisecond'
+          COALESCE(r.delay_from, i.at) + COALESCE(r.delay_ms, 0) * interval '1 millisecond'
         ) AS next_run_at
       FROM input i
       CROSS JOIN LATERAL jsonb_to_recordset(${`[${records.join(",")}]`}::jsonb) AS r (
@@ -359,7 +361,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         timeout_seconds integer, next_run_at_text text, delay_ms bigint, idempotency_key text, stage text,
         execution_resource_key text,
         payload_version integer, payload jsonb, contract_version integer, contract_priority integer,
-        contract_max_attempts integer, contract_timeout_seconds integer
+        contract_max_attempts integer, contract_timeout_seconds integer, trace_parent text, delay_from timestamptz
       )
       LEFT JOIN LATERAL (
         -- the limit keeps this a look-up per row, in the order given
@@ -390,8 +392,8 @@ const stageEvents = `, event AS (
       WHERE i.stage <> 'queued' AND i.id IN (SELECT id FROM inserted)
     )`
 
-// the request as it was given: null where the definition decided
-const requestSnapshot = `CASE WHEN r.idempotency_key IS NOT NULL THEN
+/** The request as it was given, of a row `r`: null where the definition decided. */
+export const requestSnapshot = `CASE WHEN r.idempotency_key IS NOT NULL THEN
           jsonb_build_object(
             'payload', COALESCE(r.payload, 'null'),
             'priority', r.priority,

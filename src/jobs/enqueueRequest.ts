@@ -96,6 +96,8 @@ export interface EncodedRequest {
   readonly contract: Decided | null
   /** The request as it is compared; empty without a key. */
   readonly snapshot: Readonly<Record<string, Json>>
+  /** Of a request that was recorded earlier: in which trace, and from when its delay counts. */
+  readonly recorded?: { readonly traceParent: string | null; readonly at: string } | undefined
 }
 
 /** Checks a request and encodes it; `path` names it in a violation. */
@@ -212,7 +214,7 @@ const encodeAs = (
   if (idempotencyKey === undefined) return Result.succeed(encoded)
   return Result.succeed({
     ...encoded,
-    identity: JSON.stringify([jobType, organizationId?.toLowerCase() ?? null, idempotencyKey]),
+    identity: identityOf(jobType, organizationId?.toLowerCase() ?? null, idempotencyKey),
     snapshot: {
       payload: request.payload,
       priority: encoded.priority,
@@ -225,6 +227,10 @@ const encodeAs = (
     }
   })
 }
+
+/** What retries of a request have in common; the organization as PostgreSQL prints it. */
+export const identityOf = (jobType: string, organizationId: string | null, idempotencyKey: string): string =>
+  JSON.stringify([jobType, organizationId, idempotencyKey])
 
 /** A request as a statement for many is sent it; `rank` is its place in the order of insertion. */
 export const recordOf = (request: EncodedRequest, rank: number): string => {
@@ -249,6 +255,12 @@ export const recordOf = (request: EncodedRequest, rank: number): string => {
           contract_priority: request.contract.priority,
           contract_max_attempts: request.contract.maxAttempts,
           contract_timeout_seconds: request.contract.timeoutSeconds
+        }),
+    ...(request.recorded === undefined
+      ? {}
+      : {
+          trace_parent: request.recorded.traceParent,
+          ...(request.delayMillis === null ? {} : { delay_from: request.recorded.at })
         })
   })
   return `${head.slice(0, -1)},"payload":${request.payload}}`

@@ -25,6 +25,7 @@ export const manifest: Definitions = {
     job_attempts: "table",
     job_dead_letters: "table",
     job_definitions: "table",
+    job_enqueue_intents: "table",
     job_events: "table",
     job_execution_permits: "table",
     job_execution_rate_tokens: "table",
@@ -90,6 +91,33 @@ export const manifest: Definitions = {
     "job_definitions.retry_overrides": "jsonb NOT NULL DEFAULT '{}'::jsonb",
     "job_definitions.updated_at": "timestamp with time zone NOT NULL",
     "job_definitions.version": "integer NOT NULL DEFAULT 1",
+    "job_enqueue_intents.conflicted_at": "timestamp with time zone",
+    "job_enqueue_intents.created_at": "timestamp with time zone NOT NULL",
+    "job_enqueue_intents.delay_ms": "bigint",
+    "job_enqueue_intents.enqueue_request": "jsonb NOT NULL",
+    "job_enqueue_intents.enqueue_request_version": "smallint NOT NULL DEFAULT 1",
+    "job_enqueue_intents.execution_resource_key": "text",
+    "job_enqueue_intents.id": "uuid NOT NULL DEFAULT runledger.uuidv7()",
+    "job_enqueue_intents.idempotency_key": "text NOT NULL",
+    "job_enqueue_intents.job_type": "text NOT NULL",
+    "job_enqueue_intents.last_attempted_at": "timestamp with time zone",
+    "job_enqueue_intents.last_error_code": "text",
+    "job_enqueue_intents.last_error_message": "text",
+    "job_enqueue_intents.max_attempts": "integer",
+    "job_enqueue_intents.next_promotion_at": "timestamp with time zone NOT NULL",
+    "job_enqueue_intents.next_run_at": "timestamp with time zone",
+    "job_enqueue_intents.organization_id": "uuid",
+    "job_enqueue_intents.payload": "jsonb NOT NULL",
+    "job_enqueue_intents.payload_version": "integer NOT NULL DEFAULT 1",
+    "job_enqueue_intents.priority": "integer",
+    "job_enqueue_intents.promoted_at": "timestamp with time zone",
+    "job_enqueue_intents.promoted_job_id": "uuid",
+    "job_enqueue_intents.promotion_attempts": "integer NOT NULL DEFAULT 0",
+    "job_enqueue_intents.stage": "text NOT NULL DEFAULT 'queued'::text",
+    "job_enqueue_intents.status": "text NOT NULL DEFAULT 'PENDING'::text",
+    "job_enqueue_intents.timeout_seconds": "integer",
+    "job_enqueue_intents.trace_parent": "text",
+    "job_enqueue_intents.updated_at": "timestamp with time zone NOT NULL",
     "job_events.attempt": "integer",
     "job_events.event_type": "text NOT NULL",
     "job_events.job_id": "uuid NOT NULL",
@@ -292,6 +320,35 @@ export const manifest: Definitions = {
     "job_definitions.chk_job_definitions_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
     "job_definitions.chk_job_definitions_version_positive": "CHECK ((version > 0))",
     "job_definitions.pk_job_definitions": "PRIMARY KEY (job_type)",
+    "job_enqueue_intents.chk_job_enqueue_intents_delay":
+      "CHECK (((delay_ms IS NULL) OR ((delay_ms >= 0) AND (next_run_at IS NULL))))",
+    "job_enqueue_intents.chk_job_enqueue_intents_enqueue_request_version": "CHECK ((enqueue_request_version = 1))",
+    "job_enqueue_intents.chk_job_enqueue_intents_execution_resource_key":
+      "CHECK (((execution_resource_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(execution_resource_key) <= 512)))",
+    "job_enqueue_intents.chk_job_enqueue_intents_idempotency_key_not_blank":
+      "CHECK ((idempotency_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text))",
+    "job_enqueue_intents.chk_job_enqueue_intents_job_type_not_blank":
+      "CHECK ((job_type ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text))",
+    "job_enqueue_intents.chk_job_enqueue_intents_max_attempts_positive": "CHECK ((max_attempts > 0))",
+    "job_enqueue_intents.chk_job_enqueue_intents_payload_version_positive": "CHECK ((payload_version > 0))",
+    "job_enqueue_intents.chk_job_enqueue_intents_promotion_attempts": "CHECK ((promotion_attempts >= 0))",
+    "job_enqueue_intents.chk_job_enqueue_intents_stage_not_blank":
+      "CHECK ((stage ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text))",
+    "job_enqueue_intents.chk_job_enqueue_intents_state_fields": `CHECK (
+CASE status
+    WHEN 'PENDING'::text THEN ((promoted_job_id IS NULL) AND (promoted_at IS NULL) AND (conflicted_at IS NULL) AND
+    CASE
+        WHEN (promotion_attempts = 0) THEN ((last_attempted_at IS NULL) AND (last_error_code IS NULL) AND (last_error_message IS NULL))
+        ELSE ((last_attempted_at IS NOT NULL) AND (length(TRIM(BOTH FROM COALESCE(last_error_code, ''::text))) > 0) AND (length(TRIM(BOTH FROM COALESCE(last_error_message, ''::text))) > 0))
+    END)
+    WHEN 'PROMOTED'::text THEN ((promotion_attempts > 0) AND (last_attempted_at IS NOT NULL) AND (promoted_job_id IS NOT NULL) AND (promoted_at IS NOT NULL) AND (conflicted_at IS NULL) AND (last_error_code IS NULL) AND (last_error_message IS NULL))
+    WHEN 'CONFLICTED'::text THEN ((promotion_attempts > 0) AND (last_attempted_at IS NOT NULL) AND (promoted_job_id IS NULL) AND (promoted_at IS NULL) AND (conflicted_at IS NOT NULL) AND (length(TRIM(BOTH FROM COALESCE(last_error_code, ''::text))) > 0) AND (length(TRIM(BOTH FROM COALESCE(last_error_message, ''::text))) > 0))
+    ELSE true
+END)`,
+    "job_enqueue_intents.chk_job_enqueue_intents_status":
+      "CHECK ((status = ANY (ARRAY['PENDING'::text, 'PROMOTED'::text, 'CONFLICTED'::text])))",
+    "job_enqueue_intents.chk_job_enqueue_intents_timeout_positive": "CHECK ((timeout_seconds > 0))",
+    "job_enqueue_intents.pk_job_enqueue_intents": "PRIMARY KEY (id)",
     "job_events.chk_job_events_attempt_nonnegative": "CHECK ((attempt > 0))",
     "job_events.chk_job_events_event_type":
       "CHECK ((event_type = ANY (ARRAY['ENQUEUED'::text, 'LEASED'::text, 'HEARTBEAT'::text, 'STAGE_CHANGED'::text, 'PROGRESS'::text, 'RETRY_SCHEDULED'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text, 'REQUEUED'::text])))",
@@ -407,6 +464,20 @@ END)`,
       "CREATE INDEX idx_job_dead_letters_open_type ON runledger.job_dead_letters USING btree (COALESCE((organization_id)::text, ''::text), job_type, failed_at, job_id) WHERE (settled_run_number IS DISTINCT FROM run_number)",
     "job_dead_letters.idx_job_dead_letters_organization":
       "CREATE INDEX idx_job_dead_letters_organization ON runledger.job_dead_letters USING btree (organization_id, failed_at, job_id) WHERE (organization_id IS NOT NULL)",
+    "job_enqueue_intents.idx_job_enqueue_intents_conflicted":
+      "CREATE INDEX idx_job_enqueue_intents_conflicted ON runledger.job_enqueue_intents USING btree (conflicted_at) INCLUDE (job_type, organization_id) WHERE (conflicted_at IS NOT NULL)",
+    "job_enqueue_intents.idx_job_enqueue_intents_open":
+      "CREATE INDEX idx_job_enqueue_intents_open ON runledger.job_enqueue_intents USING btree (id) WHERE (status <> 'PROMOTED'::text)",
+    "job_enqueue_intents.idx_job_enqueue_intents_organization":
+      "CREATE INDEX idx_job_enqueue_intents_organization ON runledger.job_enqueue_intents USING btree (organization_id, id) WHERE ((organization_id IS NOT NULL) AND (job_type <> ''::text))",
+    "job_enqueue_intents.idx_job_enqueue_intents_pending":
+      "CREATE INDEX idx_job_enqueue_intents_pending ON runledger.job_enqueue_intents USING btree (job_type, next_promotion_at, id) WHERE (status = 'PENDING'::text)",
+    "job_enqueue_intents.idx_job_enqueue_intents_promoted":
+      "CREATE INDEX idx_job_enqueue_intents_promoted ON runledger.job_enqueue_intents USING btree (promoted_at, id) INCLUDE (job_type, organization_id) WHERE (promoted_at IS NOT NULL)",
+    "job_enqueue_intents.idx_job_enqueue_intents_promoted_job":
+      "CREATE INDEX idx_job_enqueue_intents_promoted_job ON runledger.job_enqueue_intents USING btree (promoted_job_id) WHERE (promoted_job_id IS NOT NULL)",
+    "job_enqueue_intents.uq_job_enqueue_intents_type_idempotency":
+      "CREATE UNIQUE INDEX uq_job_enqueue_intents_type_idempotency ON runledger.job_enqueue_intents USING btree (job_type, organization_id, idempotency_key) NULLS NOT DISTINCT",
     "job_execution_permits.idx_job_execution_permits_spot":
       "CREATE INDEX idx_job_execution_permits_spot ON runledger.job_execution_permits USING btree (spot) WHERE (slot = 1)",
     "job_execution_rate_tokens.idx_job_execution_rate_tokens_free":

@@ -15,7 +15,7 @@ export interface Recorded {
   readonly parameters: ReadonlyArray<unknown>
 }
 
-/** Runs `self`, undoes what it wrote, and returns the statements about jobs and workflows that it sent. */
+/** Runs `self`, undoes what it wrote, and returns the statements about jobs, intents and workflows that it sent. */
 export const record = <A, E, R>(
   self: Effect.Effect<A, E, R>
 ): Effect.Effect<ReadonlyArray<Recorded>, E | SqlError, R | SqlClient> =>
@@ -24,7 +24,7 @@ export const record = <A, E, R>(
     return self.pipe(
       Effect.provideService(CurrentTransformer, (statement) => {
         const [text, parameters] = statement.compile(true)
-        if (/runledger\.(?:job_queue|workflow_)/.test(text)) recorded.push({ text, parameters })
+        if (/runledger\.(?:job_queue|job_enqueue_intents|workflow_)/.test(text)) recorded.push({ text, parameters })
         return Effect.succeed(statement)
       }),
       rollback,
@@ -82,6 +82,7 @@ const sorted = (values: ReadonlyArray<string>) => [...new Set(values)].sort()
 const hot: ReadonlyArray<string> = [
   "job_attempts",
   "job_dead_letters",
+  "job_enqueue_intents",
   "job_events",
   "job_queue",
   "workflow_runs",

@@ -2,7 +2,16 @@
  * What each operation raises, exactly: the compiler compares these lists with the signatures, in both directions.
  */
 import type { Effect, Result } from "effect"
-import type { JobDefinitions, JobLogs, JobResources, Jobs, QueryError, Reason, Workflows } from "../../src/index.ts"
+import type {
+  JobDefinitions,
+  JobIntents,
+  JobLogs,
+  JobResources,
+  Jobs,
+  QueryError,
+  Reason,
+  Workflows
+} from "../../src/index.ts"
 
 /** The reasons in the error channel of an operation. */
 type Raised<F> = F extends (...args: never) => Effect.Effect<infer _A, QueryError<infer R>, infer _R>
@@ -281,7 +290,39 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidArgument",
     "InvalidPagination",
     ...read
-  )
+  ),
+  "JobIntents.record": exactly<Raised<typeof JobIntents.record>>()(
+    "IntentConflict",
+    "InvalidArgument",
+    "InvalidIntent",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobIntents.recordMany": exactly<Raised<typeof JobIntents.recordMany>>()(
+    "InvalidArgument",
+    "InvalidIntent",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobIntents.promote": exactly<Raised<typeof JobIntents.promote>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobIntents.deletePromotedBefore": exactly<Raised<typeof JobIntents.deletePromotedBefore>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobIntents.deletePromotedForJobs": exactly<Raised<typeof JobIntents.deletePromotedForJobs>>()(
+    "IntentRetentionTooLarge",
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobIntents.get": exactly<Raised<typeof JobIntents.get>>()("InvalidArgument", ...read),
+  "JobIntents.list": exactly<Raised<typeof JobIntents.list>>()("InvalidArgument", "InvalidPagination", ...read),
+  "JobIntents.metrics": exactly<Raised<typeof JobIntents.metrics>>()("InvalidArgument", "InvalidPagination", ...read)
 }
 
 /** What a batch answers single rows with. */
@@ -299,5 +340,6 @@ export const answered: Readonly<Record<string, ReadonlyArray<string>>> = {
     "Unavailable",
     "ConstraintViolation",
     "QueryFailed"
-  )
+  ),
+  "JobIntents.recordMany": exactly<Answered<typeof JobIntents.recordMany>>()("IntentConflict")
 }
