@@ -4,7 +4,16 @@ import workflows from "./0003_workflows.ts"
 import executionResources from "./0004_execution_resources.ts"
 import replays from "./0005_replays.ts"
 import jobIntents from "./0006_job_intents.ts"
+import operations from "./0007_operations.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
-export const migrations: ReadonlyArray<Migration> = [jobs, jobLogs, workflows, executionResources, replays, jobIntents]
+export const migrations: ReadonlyArray<Migration> = [
+  jobs,
+  jobLogs,
+  workflows,
+  executionResources,
+  replays,
+  jobIntents,
+  operations
+]

@@ -26,6 +26,7 @@ export {
   updateProgress
 } from "./jobs/lease.ts"
 export * from "./jobs/ledger.ts"
+export * from "./jobs/metrics.ts"
 export * from "./jobs/outcome.ts"
 export * from "./jobs/payload.ts"
 export * from "./jobs/payloadLookup.ts"

@@ -11,6 +11,7 @@ import * as Schema from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
 import type { JobIntentReason } from "./JobIntentReason.ts"
 import type { RecoveryReason } from "./RecoveryReason.ts"
+import type { RuntimeConfigReason } from "./RuntimeConfigReason.ts"
 import type { WorkflowReason } from "./WorkflowReason.ts"
 
 /**
@@ -368,4 +369,5 @@ export type Reason =
   | RecoveryReason
   | JobIntentReason
   | WorkflowReason
+  | RuntimeConfigReason
   | WriteReason

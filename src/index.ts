@@ -1,28 +1,25 @@
 /**
- * Durable jobs on PostgreSQL, as Effects.
+ * Durable jobs and workflows on PostgreSQL, as Effects.
  *
- * Typed contracts: {@link Job}, {@link JobExecution}. Who runs them: {@link Worker}, {@link Reaper}, {@link Notifications}. What
- * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobResources},
- * {@link JobLogs}. Graphs of jobs: {@link Workflow}; what may happen
- * may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobLogs}. Jobs of types that are not declared yet:
- * {@link JobIntents}, {@link IntentPromoter}. Graphs of jobs: {@link Workflow}; what may happen
- * to one: {@link Workflows}. The schema: {@link Migrator}. What can go wrong: {@link QueryError} and its reasons,
- * {@link SchemaCompatibilityError} and its reasons.
+ * - Typed contracts: {@link Job}, {@link JobExecution}.
+ * - What may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobIntents}, {@link JobLogs}, {@link JobResources},
+ *   {@link JobRuntimeConfigs}, {@link JobSchedules}.
+ * - Graphs of jobs: {@link Workflow}; what may happen to one: {@link Workflows}.
+ * - Who does it: {@link Worker}, {@link Reaper}, {@link Scheduler}, {@link IntentPromoter}, {@link Notifications}.
+ * - Whether all is well: {@link Health}. The schema: {@link Migrator}.
+ * - What can go wrong: {@link QueryError} and its reasons, {@link SchemaCompatibilityError} and its reasons.
  */
 export * as FrameworkConstraint from "./FrameworkConstraint.ts"
+export * as Health from "./Health.ts"
 export * as IntentPromoter from "./IntentPromoter.ts"
 export * as Job from "./Job.ts"
 export * as JobDefinitions from "./JobDefinitions.ts"
 export * as JobExecution from "./JobExecution.ts"
-export {
-  IntentConflict,
-  IntentRetentionTooLarge,
-  InvalidIntent,
-  type JobIntentReason
-} from "./JobIntentReason.ts"
+export { IntentConflict, IntentRetentionTooLarge, InvalidIntent, type JobIntentReason } from "./JobIntentReason.ts"
 export * as JobIntents from "./JobIntents.ts"
 export * as JobLogs from "./JobLogs.ts"
 export * as JobResources from "./JobResources.ts"
+export * as JobRuntimeConfigs from "./JobRuntimeConfigs.ts"
 export * as Jobs from "./Jobs.ts"
 export * as Migrator from "./Migrator.ts"
 export * as Notifications from "./Notifications.ts"
@@ -56,6 +53,7 @@ export {
   type WriteReason
 } from "./Reason.ts"
 export { InvalidReplay, type RecoveryReason, ReplayConflict, WorkflowRequeueNotSupported } from "./RecoveryReason.ts"
+export { RuntimeConfigInvalid, RuntimeConfigNotFound, type RuntimeConfigReason } from "./RuntimeConfigReason.ts"
 export {
   ChecksumMismatch,
   DatabaseFailure,

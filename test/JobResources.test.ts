@@ -28,7 +28,7 @@ const newKey = () => `key-${++keys}`
 
 const startOver = Effect.gen(function* () {
   const sql = yield* SqlClient
-  yield* sql`TRUNCATE runledger.job_queue, runledger.job_attempts, runledger.job_events, runledger.job_dead_letters`
+  yield* sql`TRUNCATE runledger.job_queue, runledger.job_attempts, runledger.job_events, runledger.job_dead_letters CASCADE`
   yield* declare
 })
 

@@ -1,5 +1,5 @@
 import { assert, it } from "@effect/vitest"
-import { DateTime, Effect, Exit, Fiber, Option } from "effect"
+import { DateTime, Effect, Fiber, Option } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
 import { InvalidArgument, JobDefinitions, Jobs, TenantScope } from "../src/index.ts"
@@ -257,22 +257,6 @@ it.layer(TestDatabase.layerTestClock, { timeout: "60 seconds" })("Jobs.replay", 
       const long = request(source, { requestKey: "é".repeat(256), reason: `\0${"x".repeat(20_000)}` })
       const first = replayed(yield* Jobs.replay(long))
       assert.strictEqual(replayed(yield* Jobs.replay(long)).replay.jobId, first.replay.jobId)
-    })
-  )
-
-  it.effect("a replay is not deleted before its source; with the source, the lineage goes", () =>
-    Effect.gen(function* () {
-      const sql = yield* SqlClient
-      const source = yield* Recovery.succeeded()
-      const { replay } = replayed(yield* Jobs.replay(request(source)))
-      const remove = (jobId: string) => sql`DELETE FROM runledger.job_queue WHERE id = ${jobId}::uuid`
-      assert.isTrue(Exit.isFailure(yield* Effect.exit(remove(replay.jobId))))
-      yield* remove(source)
-      assert.deepStrictEqual(
-        (yield* lineage).filter((row) => row.replay_job_id === replay.jobId),
-        []
-      )
-      yield* remove(replay.jobId)
     })
   )
 })

@@ -1,9 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Effect, Exit, Fiber, Layer, Option, Result } from "effect"
+import { DateTime, Effect, Exit, Fiber, Layer, Option, Result, Schema } from "effect"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import type { JobIntentReason } from "../src/JobIntentReason.ts"
 import * as JobLogs from "../src/JobLogs.ts"
+import * as JobRuntimeConfigs from "../src/JobRuntimeConfigs.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
 import type { QueryError } from "../src/QueryError.ts"
@@ -337,6 +338,12 @@ const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
     Effect.succeed(Jobs.claim({ workerId: "w", types: ["x"], limit: 1, lease: "Infinity" }))
   ],
   InvalidPagination: [Effect.succeed(Jobs.list({ scope: admin, limit: 0 }))],
+  RuntimeConfigNotFound: [Effect.succeed(JobRuntimeConfigs.getRequired("unconfigured"))],
+  RuntimeConfigInvalid: [
+    Effect.map(JobRuntimeConfigs.upsert("misconfigured", { schemaVersion: 1, config: {} }), ({ jobType }) =>
+      JobRuntimeConfigs.getDecoded(jobType, Schema.Struct({ perMinute: Schema.Int }))
+    )
+  ],
   InvalidProgress: [
     Effect.map(leased(), (lease) => Jobs.updateProgress(lease, { done: -1 })),
     Effect.map(withStoredProgress, (lease) => Jobs.updateProgress(lease, { done: 3 })),

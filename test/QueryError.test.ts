@@ -26,6 +26,8 @@ import {
   QueryError,
   QueryFailed,
   type Reason,
+  RuntimeConfigInvalid,
+  RuntimeConfigNotFound,
   TenantScope,
   Unavailable,
   UnstartedClaimReleaseNotApplicable,
@@ -77,6 +79,8 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   WorkflowRequeueNotSupported: new RecoveryReason.WorkflowRequeueNotSupported({ ...run, jobId: id }),
   InvalidReplay: new RecoveryReason.InvalidReplay({ code: "job.replay_reason_blank" }),
   ReplayConflict: new RecoveryReason.ReplayConflict({ sourceJobId: id, replayJobId: id }),
+  RuntimeConfigNotFound: new RuntimeConfigNotFound({ jobType: "email.send" }),
+  RuntimeConfigInvalid: new RuntimeConfigInvalid({ jobType: "email.send", schemaVersion: 1 }),
   InvalidWorkflow: new WorkflowReason.InvalidWorkflow({ rule: "invalid_dag_cycle", cycle: ["a", "b"] }),
   ActiveKeyMisuse: new WorkflowReason.ActiveKeyMisuse({ code: "workflow.active_key_required" }),
   StepDefinitionUnavailable: new WorkflowReason.StepDefinitionUnavailable({

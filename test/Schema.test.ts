@@ -57,6 +57,7 @@ const valid = {
     created_at: at,
     updated_at: at
   },
+  job_runtime_configs: { job_type: "a", schema_version: 1, config: {}, created_at: at, updated_at: at },
   job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at },
   workflow_runs: { id, workflow_type: "a", metadata: {}, started_at: at, created_at: at, updated_at: at },
   workflow_steps: { ...step, ...queued },
@@ -114,10 +115,6 @@ const nothingQueued = {
 const needs: { readonly [T in Table]?: ReadonlyArray<readonly [Table, Row]> } = {
   workflow_run_mutations: [["workflow_runs", valid.workflow_runs]],
   workflow_active_claims: [["workflow_runs", valid.workflow_runs]],
-  job_replays: [
-    ["job_queue", valid.job_queue],
-    ["job_queue", { ...valid.job_queue, id: other }]
-  ],
   workflow_recoveries: [
     ["workflow_runs", valid.workflow_runs],
     ["workflow_runs", { ...valid.workflow_runs, id: other }],
@@ -274,6 +271,11 @@ const cases: ReadonlyArray<
   ["job_dead_letters", "chk_job_dead_letters_reason", { reason: "BAD_LUCK" }],
   ["job_dead_letters", "chk_job_dead_letters_failure_kind", { failure_kind: "BAD" }],
 
+  ["job_runtime_configs", "pk_job_runtime_configs", "twice"],
+  ["job_runtime_configs", "chk_job_runtime_configs_type_not_blank", { job_type: "" }, { job_type: "  " }],
+  ["job_runtime_configs", "chk_job_runtime_configs_schema_version_positive", { schema_version: 0 }],
+  ["job_runtime_configs", "chk_job_runtime_configs_config_object", { config: [] }],
+
   ["job_logs", "pk_job_logs", "twice"],
   ["job_logs", "chk_job_logs_attempt_nonnegative", { attempt: -1 }],
   ["job_logs", "chk_job_logs_run_number_positive", { run_number: 0 }],
@@ -389,8 +391,6 @@ const cases: ReadonlyArray<
 
   ["job_replays", "pk_job_replays", [{}, { replay_request_key: "l" }]],
   ["job_replays", "uq_job_replays_source_request", [{}, { replay_job_id: missing }]],
-  ["job_replays", "fk_job_replays_source_job", { source_job_id: missing }],
-  ["job_replays", "fk_job_replays_replay_job", { replay_job_id: missing }],
   ["job_replays", "chk_job_replays_distinct_jobs", { replay_job_id: id }],
   ["job_replays", "chk_job_replays_source_run_positive", { source_run_number: 0 }],
   [

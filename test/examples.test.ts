@@ -5,6 +5,7 @@ import { Backfill, BackfillLive } from "../examples/continuation.ts"
 import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
 import * as FirstScreen from "../examples/first-screen.ts"
+import * as HealthExample from "../examples/health.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
 import * as Intent from "../examples/intent.ts"
 import * as Recovery from "../examples/recovery.ts"
@@ -385,4 +386,17 @@ example("intent: what was recorded before anybody knew its type runs when the ty
       assert.strictEqual(yield* Jobs.count({ scope: TenantScope.admin }), 1)
     })
   )
+)
+
+example("health: a table of what was found, and a failure if something is wrong", () =>
+  Effect.gen(function* () {
+    assert.isTrue(yield* HealthExample.isAlive)
+    const well = yield* HealthExample.program
+    assert.match(HealthExample.table(well).join("\n"), /^ok {6}oldestRunnable .*Nothing is due$/m)
+    yield* JobDefinitions.upsert("late")
+    const now = yield* DateTime.now
+    yield* Jobs.enqueue("late", 1, { runAt: DateTime.subtract(now, { hours: 9 }) })
+    const { verdict } = yield* Effect.catchTag(HealthExample.program, "Unwell", Effect.succeed)
+    assert.strictEqual(verdict, "fail")
+  })
 )

@@ -33,6 +33,7 @@ export const manifest: Definitions = {
     job_logs: "table",
     job_queue: "table",
     job_replays: "table",
+    job_runtime_configs: "table",
     migration_history: "table",
     workflow_active_claims: "table",
     workflow_recoveries: "table",
@@ -203,6 +204,12 @@ export const manifest: Definitions = {
     "job_replays.replay_request_key": "text NOT NULL",
     "job_replays.source_job_id": "uuid NOT NULL",
     "job_replays.source_run_number": "integer NOT NULL",
+    "job_runtime_configs.config": "jsonb NOT NULL",
+    "job_runtime_configs.created_at": "timestamp with time zone NOT NULL",
+    "job_runtime_configs.job_type": "text NOT NULL",
+    "job_runtime_configs.schema_version": "integer NOT NULL",
+    "job_runtime_configs.updated_at": "timestamp with time zone NOT NULL",
+    "job_runtime_configs.updated_by_user_id": "uuid",
     "migration_history.applied_at": "timestamp with time zone NOT NULL",
     "migration_history.breaking": "boolean NOT NULL",
     "migration_history.checksum": "text NOT NULL",
@@ -381,11 +388,12 @@ END)`,
     "job_replays.chk_job_replays_request_key":
       "CHECK (((length(TRIM(BOTH FROM replay_request_key)) > 0) AND (octet_length(replay_request_key) <= 512)))",
     "job_replays.chk_job_replays_source_run_positive": "CHECK ((source_run_number > 0))",
-    "job_replays.fk_job_replays_replay_job": "FOREIGN KEY (replay_job_id) REFERENCES runledger.job_queue(id)",
-    "job_replays.fk_job_replays_source_job":
-      "FOREIGN KEY (source_job_id) REFERENCES runledger.job_queue(id) ON DELETE CASCADE",
     "job_replays.pk_job_replays": "PRIMARY KEY (replay_job_id)",
     "job_replays.uq_job_replays_source_request": "UNIQUE (source_job_id, source_run_number, replay_request_key)",
+    "job_runtime_configs.chk_job_runtime_configs_config_object": "CHECK ((jsonb_typeof(config) = 'object'::text))",
+    "job_runtime_configs.chk_job_runtime_configs_schema_version_positive": "CHECK ((schema_version > 0))",
+    "job_runtime_configs.chk_job_runtime_configs_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "job_runtime_configs.pk_job_runtime_configs": "PRIMARY KEY (job_type)",
     "migration_history.pk_migration_history": "PRIMARY KEY (id)",
     "workflow_active_claims.chk_workflow_active_claims_key_not_blank":
       "CHECK (((active_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(active_key) <= 512)))",
@@ -456,6 +464,8 @@ END)`,
     "workflow_steps.uq_workflow_steps_run_step_key": "UNIQUE (workflow_run_id, step_key)"
   },
   index: {
+    "job_attempts.idx_job_attempts_finished_at":
+      "CREATE INDEX idx_job_attempts_finished_at ON runledger.job_attempts USING brin (finished_at)",
     "job_dead_letters.idx_job_dead_letters_failed_at":
       "CREATE INDEX idx_job_dead_letters_failed_at ON runledger.job_dead_letters USING btree (failed_at, job_id)",
     "job_dead_letters.idx_job_dead_letters_open":

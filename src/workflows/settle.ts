@@ -57,7 +57,7 @@ export const stepFollows = (job: string, instant: string) => `
       FROM ${job} q
       WHERE s.id = q.workflow_step_id
         -- a list of ids: only look-ups by primary key can answer it, whatever statistics say
-        AND s.id = ANY (ARRAY(SELECT workflow_step_id FROM ${job}))
+        AND s.id = ANY (ARRAY(SELECT followed.workflow_step_id FROM ${job} followed))
         AND s.status IN ('ENQUEUED', 'RUNNING')`
 
 /** Lets the steps of these jobs follow them, and everything that follows from the steps that have ended. */

@@ -3,10 +3,12 @@
  */
 import type { Effect, Result } from "effect"
 import type {
+  Health,
   JobDefinitions,
   JobIntents,
   JobLogs,
   JobResources,
+  JobRuntimeConfigs,
   Jobs,
   QueryError,
   Reason,
@@ -322,7 +324,36 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
   ),
   "JobIntents.get": exactly<Raised<typeof JobIntents.get>>()("InvalidArgument", ...read),
   "JobIntents.list": exactly<Raised<typeof JobIntents.list>>()("InvalidArgument", "InvalidPagination", ...read),
-  "JobIntents.metrics": exactly<Raised<typeof JobIntents.metrics>>()("InvalidArgument", "InvalidPagination", ...read)
+  "JobIntents.metrics": exactly<Raised<typeof JobIntents.metrics>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.metrics": exactly<Raised<typeof Jobs.metrics>>()("InvalidArgument", "InvalidPagination", ...read),
+  "Jobs.continuationMetrics": exactly<Raised<typeof Jobs.continuationMetrics>>()(
+    "InvalidArgument",
+    "InvalidPagination",
+    ...read
+  ),
+  "Health.check": exactly<Raised<typeof Health.check>>()("InvalidArgument", ...read),
+  "JobRuntimeConfigs.upsert": exactly<Raised<typeof JobRuntimeConfigs.upsert>>()("InvalidArgument", ...write),
+  "JobRuntimeConfigs.insertIfMissing": exactly<Raised<typeof JobRuntimeConfigs.insertIfMissing>>()(
+    "InvalidArgument",
+    ...write
+  ),
+  "JobRuntimeConfigs.get": exactly<Raised<typeof JobRuntimeConfigs.get>>()("InvalidArgument", ...read),
+  "JobRuntimeConfigs.getRequired": exactly<Raised<typeof JobRuntimeConfigs.getRequired>>()(
+    "InvalidArgument",
+    "RuntimeConfigNotFound",
+    ...read
+  ),
+  "JobRuntimeConfigs.getDecoded": exactly<Raised<typeof JobRuntimeConfigs.getDecoded>>()(
+    "InvalidArgument",
+    "RuntimeConfigInvalid",
+    "RuntimeConfigNotFound",
+    ...read
+  ),
+  "JobRuntimeConfigs.list": exactly<Raised<typeof JobRuntimeConfigs.list>>()(
+    "InvalidArgument",
+    "InvalidPagination",
+    ...read
+  )
 }
 
 /** What a batch answers single rows with. */
