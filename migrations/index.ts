@@ -5,6 +5,7 @@ import executionResources from "./0004_execution_resources.ts"
 import replays from "./0005_replays.ts"
 import jobIntents from "./0006_job_intents.ts"
 import operations from "./0007_operations.ts"
+import schedules from "./0008_schedules.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
@@ -15,5 +16,6 @@ export const migrations: ReadonlyArray<Migration> = [
   executionResources,
   replays,
   jobIntents,
-  operations
+  operations,
+  schedules
 ]

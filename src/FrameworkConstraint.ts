@@ -31,6 +31,12 @@ const byConstraint: Readonly<Record<string, FrameworkConstraintSpec>> = {
   ),
   // not ours: the name that an application should give to its own foreign key from job_queue.organization_id
   fk_job_queue_organization: spec("Validation", "job.organization_not_found", "The organization does not exist"),
+  job_schedules_name_key: spec("Conflict", "job_schedule.already_exists", "A schedule with this name already exists"),
+  fk_job_schedules_job_type: spec(
+    "Validation",
+    "job_schedule.definition_not_found_or_disabled",
+    "The definition of the schedule's job type does not exist"
+  ),
   os_job_definitions_delete: spec(
     "Validation",
     "job_definition.delete_refused",

@@ -7,16 +7,29 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Args from "./internal/arguments.ts"
+import { isReadCommitted, NotReadCommitted, readCommitted } from "./internal/isolation.ts"
 import { invalidLimit } from "./internal/page.ts"
 import { invalidRetry } from "./internal/retry.ts"
 import * as Sql from "./internal/sql.ts"
+import { transaction } from "./internal/transaction.ts"
 import { mayWait, patience } from "./internal/waiting.ts"
 import type { AnyContract } from "./JobContract.ts"
 import { DefinitionRow, definitionColumns, type JobDefinition } from "./JobDefinition.ts"
 import { maxTypeBytes } from "./jobs/limits.ts"
 import { type QueryError, reading, writing } from "./QueryError.ts"
-import { InvalidArgument, type InvalidPagination, type ReadReason, Unavailable, type WriteReason } from "./Reason.ts"
+import {
+  InvalidArgument,
+  type InvalidPagination,
+  QueryFailed,
+  type ReadReason,
+  type Reason,
+  Unavailable,
+  type UnsupportedIsolation,
+  type WriteReason
+} from "./Reason.ts"
+import { ActiveScheduleExists } from "./ScheduleReason.ts"
 
 export { JobDefinition } from "./JobDefinition.ts"
 
@@ -53,15 +66,19 @@ export interface DefinitionSettings {
   readonly retry?: RetryPolicy | undefined
 }
 
-/** What {@link upsert}, {@link insertIfMissing} and {@link update} can fail with. */
+/** What {@link insertIfMissing} and {@link declare} can fail with. */
 export type DefinitionWriteReason = InvalidArgument | WriteReason
+
+/** What {@link upsert} and {@link update} can fail with. */
+export type DefinitionChangeReason = DefinitionWriteReason | ActiveScheduleExists | UnsupportedIsolation
 
 /**
  * Declares a job type, or replaces its declaration: settings that are left out get their defaults. Writes nothing, not even
  * `updatedAt`, if nothing differs.
  *
  * Fails with `InvalidArgument`, `Unavailable` (another transaction held the declaration for five seconds), or what any write
- * can fail with. Locks and writes the row of `job_definitions`.
+ * can fail with; to disable a type also with `ActiveScheduleExists` (an active schedule enqueues such jobs) and
+ * `UnsupportedIsolation` (in a transaction that is not READ COMMITTED). Locks and writes the row of `job_definitions`.
  *
  * @example
  * ```ts
@@ -77,19 +94,47 @@ export type DefinitionWriteReason = InvalidArgument | WriteReason
 export const upsert: (
   jobType: string,
   settings?: DefinitionSettings
-) => Effect.Effect<JobDefinition, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fnUntraced(function* (
+) => Effect.Effect<JobDefinition, QueryError<DefinitionChangeReason>, SqlClient> = Effect.fnUntraced(function* (
   jobType: string,
   settings?: DefinitionSettings
 ) {
   const record = yield* encode(jobType, settings ?? {})
-  for (let round = 0; round < maxRounds; round++) {
-    const [row] = yield* mayWait(upsertOnce(record))
-    if (row !== undefined) return yield* decodeDefinition(row)
-  }
-  return yield* new Unavailable({ origin: "busy" })
+  const upserted = Effect.gen(function* () {
+    for (let round = 0; round < maxRounds; round++) {
+      const [row] = yield* mayWait(upsertOnce(record))
+      if (row !== undefined) return yield* decodeDefinition(row)
+    }
+    return yield* new Unavailable({ origin: "busy" })
+  })
+  return yield* settings?.isEnabled === false ? disabling(jobType, upserted) : upserted
 }, writing("JobDefinitions.upsert"))
 
 const maxRounds = 5
+
+/**
+ * Runs a write that disables a definition, and undoes it if an active schedule needs the definition. The write holds the row
+ * when the schedules are looked at, by a statement of its own: who activates a schedule holds the row too (`FOR SHARE`), so it
+ * has committed before and is seen, or waits and then sees that the definition is disabled.
+ */
+const disabling = <A, E extends Reason, R>(
+  jobType: string,
+  write: Effect.Effect<A, E | SqlError | Schema.SchemaError, R>
+) =>
+  readCommitted("job.unsupported_isolation")(
+    transaction(
+      Effect.gen(function* () {
+        const written = yield* Effect.catchTag(write, "SchemaError", () => new QueryFailed({}))
+        const sql = yield* Sql.client
+        const [row] = yield* sql`
+          SELECT
+            ${sql.literal(isReadCommitted)} AS is_read_committed,
+            EXISTS (SELECT FROM runledger.job_schedules WHERE job_type = ${jobType} AND is_active) AS is_scheduled
+        `
+        if (row?.is_read_committed !== true) return yield* new NotReadCommitted()
+        return row.is_scheduled === true ? yield* new ActiveScheduleExists({ jobType }) : written
+      })
+    )
+  )
 
 // No row: another transaction inserted an equal declaration while this statement waited for it, so it is not in the snapshot.
 const upsertOnce = Effect.fnUntraced(function* (record: string) {
@@ -215,7 +260,8 @@ export const declare: (contract: AnyContract) => Effect.Effect<boolean, QueryErr
  * Changes the settings that are given and keeps the others; the version stays. `None` if the type is not declared.
  *
  * Fails with `InvalidArgument` (also if the retry policy that results is not valid), `Unavailable` (another transaction held
- * the declaration for five seconds), or what any write can fail with. Locks and writes the row of `job_definitions`.
+ * the declaration for five seconds), or what any write can fail with; to disable a type also with `ActiveScheduleExists` (an
+ * active schedule enqueues such jobs) and `UnsupportedIsolation`. Locks and writes the row of `job_definitions`.
  *
  * @example
  * ```ts
@@ -227,10 +273,10 @@ export const declare: (contract: AnyContract) => Effect.Effect<boolean, QueryErr
 export const update: (
   jobType: string,
   changes: Omit<DefinitionSettings, "version">
-) => Effect.Effect<Option.Option<JobDefinition>, QueryError<DefinitionWriteReason>, SqlClient> = Effect.fnUntraced(
+) => Effect.Effect<Option.Option<JobDefinition>, QueryError<DefinitionChangeReason>, SqlClient> = Effect.fnUntraced(
   function* (jobType: string, changes: Omit<DefinitionSettings, "version">) {
     const record = yield* encodeGiven(jobType, changes)
-    const [row] = yield* mayWait(
+    const updated = mayWait(
       Effect.flatMap(
         Sql.clocked,
         ({ sql, instant }) => sql`
@@ -266,6 +312,7 @@ export const update: (
       `
       )
     )
+    const [row] = yield* changes.isEnabled === false ? disabling(jobType, updated) : updated
     if (row === undefined || typeof row.job_type !== "string") {
       return row?.is_declared === true
         ? yield* invalid("retry.max", "must not be shorter than retry.initial")

@@ -12,6 +12,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type { JobIntentReason } from "./JobIntentReason.ts"
 import type { RecoveryReason } from "./RecoveryReason.ts"
 import type { RuntimeConfigReason } from "./RuntimeConfigReason.ts"
+import type { ScheduleReason } from "./ScheduleReason.ts"
 import type { WorkflowReason } from "./WorkflowReason.ts"
 
 /**
@@ -370,4 +371,5 @@ export type Reason =
   | JobIntentReason
   | WorkflowReason
   | RuntimeConfigReason
+  | ScheduleReason
   | WriteReason

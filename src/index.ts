@@ -20,6 +20,7 @@ export * as JobIntents from "./JobIntents.ts"
 export * as JobLogs from "./JobLogs.ts"
 export * as JobResources from "./JobResources.ts"
 export * as JobRuntimeConfigs from "./JobRuntimeConfigs.ts"
+export * as JobSchedules from "./JobSchedules.ts"
 export * as Jobs from "./Jobs.ts"
 export * as Migrator from "./Migrator.ts"
 export * as Notifications from "./Notifications.ts"
@@ -54,6 +55,14 @@ export {
 } from "./Reason.ts"
 export { InvalidReplay, type RecoveryReason, ReplayConflict, WorkflowRequeueNotSupported } from "./RecoveryReason.ts"
 export { RuntimeConfigInvalid, RuntimeConfigNotFound, type RuntimeConfigReason } from "./RuntimeConfigReason.ts"
+export {
+  ActiveScheduleExists,
+  InvalidSchedule,
+  ScheduleDefinitionUnavailable,
+  ScheduleOwnedElsewhere,
+  type ScheduleReason
+} from "./ScheduleReason.ts"
+export * as Scheduler from "./Scheduler.ts"
 export {
   ChecksumMismatch,
   DatabaseFailure,

@@ -9,6 +9,7 @@ import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
 import type { QueryError } from "../src/QueryError.ts"
 import type { Reason, UnsupportedIsolation, WriteReason } from "../src/Reason.ts"
+import type { ScheduleReason } from "../src/ScheduleReason.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import { Faults, layerPg as faulty, makeGate, waitAt } from "../src/testing/FaultySqlClient.ts"
 import type { WorkflowContinuationNotEnabled, WorkflowReason } from "../src/WorkflowReason.ts"
@@ -320,10 +321,10 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Jobs in a caller's tran
 // Reasons that leave the transaction usable
 // ---------------------------------------------------------------------------------------------------------------------
 
-// those of workflows and intents have tests of their own
+// those of workflows, intents and schedules have tests of their own
 type Domain = Exclude<
   Reason,
-  WriteReason | JobIntentReason | Exclude<WorkflowReason, WorkflowContinuationNotEnabled>
+  WriteReason | JobIntentReason | ScheduleReason | Exclude<WorkflowReason, WorkflowContinuationNotEnabled>
 >["_tag"]
 
 const missing = Jobs.JobId.make("019ad000-0000-7000-8000-000000000000")

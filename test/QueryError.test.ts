@@ -35,6 +35,7 @@ import {
 } from "../src/index.ts"
 import * as JobIntentReason from "../src/JobIntentReason.ts"
 import * as RecoveryReason from "../src/RecoveryReason.ts"
+import * as ScheduleReason from "../src/ScheduleReason.ts"
 import * as WorkflowReason from "../src/WorkflowReason.ts"
 import { answered, raised } from "./support/reasons.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
@@ -114,7 +115,19 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   WorkflowContinuationNotEnabled: new WorkflowReason.WorkflowContinuationNotEnabled({ ...run, jobId: id }),
   UnsuccessfulRun: new WorkflowReason.UnsuccessfulRun({ ...run, status: "CANCELED" }),
   NoResult: new WorkflowReason.NoResult({ ...run, code: "workflow.result_missing" }),
-  ResultWaitTimeout: new WorkflowReason.ResultWaitTimeout(run)
+  ResultWaitTimeout: new WorkflowReason.ResultWaitTimeout(run),
+  InvalidSchedule: new ScheduleReason.InvalidSchedule({
+    argument: "cron",
+    rule: "must have a next time",
+    code: "job_schedule.invalid_cron"
+  }),
+  ScheduleDefinitionUnavailable: new ScheduleReason.ScheduleDefinitionUnavailable({
+    schedule: "nightly",
+    jobType: "report.send",
+    state: "disabled"
+  }),
+  ScheduleOwnedElsewhere: new ScheduleReason.ScheduleOwnedElsewhere({ schedule: "nightly", owner: "reporting" }),
+  ActiveScheduleExists: new ScheduleReason.ActiveScheduleExists({ jobType: "report.send" })
 }
 
 const operationsOf = (tag: string): string =>
@@ -137,7 +150,8 @@ const withCodes = [
   WorkflowReason.InvalidRecovery,
   WorkflowReason.RecoverySourceNotFound,
   WorkflowReason.RecoveryConflict,
-  WorkflowReason.NoResult
+  WorkflowReason.NoResult,
+  ScheduleReason.InvalidSchedule
 ]
 
 const codesOf = (reason: Reason): string => {
@@ -198,7 +212,7 @@ describe("reasons", () => {
   it("have codes of their own", () => {
     const codes = Object.values(samples).map(({ code }) => code)
     assert.strictEqual(new Set(codes).size, codes.length)
-    for (const code of codes) assert.match(code, /^(?:job|db|workflow)\.[a-z_]+$/)
+    for (const code of codes) assert.match(code, /^(?:job|job_definition|job_schedule|db|workflow)\.[a-z_]+$/)
   })
 
   it("survive encoding and decoding, without what the database said", () => {

@@ -59,6 +59,16 @@ const valid = {
   },
   job_runtime_configs: { job_type: "a", schema_version: 1, config: {}, created_at: at, updated_at: at },
   job_logs: { id: 1, job_id: id, level: "INFO", message: "m", occurred_at: at },
+  job_schedules: {
+    id,
+    name: "s",
+    job_type: "a",
+    cron_expr: "* * * * *",
+    next_fire_at: at,
+    due_at: at,
+    created_at: at,
+    updated_at: at
+  },
   workflow_runs: { id, workflow_type: "a", metadata: {}, started_at: at, created_at: at, updated_at: at },
   workflow_steps: { ...step, ...queued },
   workflow_step_dependencies: {
@@ -113,6 +123,7 @@ const nothingQueued = {
 
 /** What must be there before a valid row can be. */
 const needs: { readonly [T in Table]?: ReadonlyArray<readonly [Table, Row]> } = {
+  job_schedules: [["job_definitions", valid.job_definitions]],
   workflow_run_mutations: [["workflow_runs", valid.workflow_runs]],
   workflow_active_claims: [["workflow_runs", valid.workflow_runs]],
   workflow_recoveries: [
@@ -368,6 +379,26 @@ const cases: ReadonlyArray<
   ["job_execution_permits", "chk_job_execution_permits_slot_positive", { slot: 0 }],
   ["job_execution_permits", "chk_job_execution_permits_holder", { job_id: id }, { leased_seq: 1, taken_at: at }],
   ["job_execution_rate_tokens", "pk_job_execution_rate_tokens", "twice"],
+  ["job_schedules", "pk_job_schedules", [{}, { name: "t" }]],
+  ["job_schedules", "job_schedules_name_key", [{}, { id: other }]],
+  ["job_schedules", "fk_job_schedules_job_type", { job_type: "undeclared" }],
+  ["job_schedules", "chk_job_schedules_name_not_blank", { name: " " }],
+  ["job_schedules", "chk_job_schedules_owner_not_blank", { owner: " " }],
+  ["job_schedules", "chk_job_schedules_payload_version_positive", { payload_version: 0 }],
+  ["job_schedules", "chk_job_schedules_carries_time", { carries_time: "NOWHERE" }],
+  ["job_schedules", "chk_job_schedules_cron_not_blank", { cron_expr: " " }],
+  ["job_schedules", "chk_job_schedules_timezone_not_blank", { timezone: " " }],
+  ["job_schedules", "chk_job_schedules_overlap", { overlap: "never" }],
+  ["job_schedules", "chk_job_schedules_jitter_nonnegative", { max_jitter_seconds: -1 }],
+  ["job_schedules", "chk_job_schedules_paused", { paused_at: at }],
+  [
+    "job_schedules",
+    "chk_job_schedules_due",
+    { due_at: "2025-12-31T00:00:00Z" },
+    { next_fire_at: "-infinity" },
+    { next_fire_at: "infinity", due_at: "infinity" }
+  ],
+  ["job_schedules", "chk_job_schedules_error", { last_error_code: "a" }, { last_error_at: at }],
 
   ["workflow_step_dependencies", "pk_workflow_step_dependencies", "twice"],
   ["workflow_step_dependencies", "chk_workflow_step_dependencies_release_mode", { release_mode: "ON_FAILURE" }],

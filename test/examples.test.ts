@@ -11,6 +11,7 @@ import * as Intent from "../examples/intent.ts"
 import * as Recovery from "../examples/recovery.ts"
 import * as Resources from "../examples/resources.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
+import * as Scheduled from "../examples/schedule.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
 import { Mailer, MailRefused, Main, SendEmail } from "../examples/worker.ts"
 import { Price, PriceLive, Total, TotalLive, totalOf } from "../examples/workflow.ts"
@@ -19,6 +20,7 @@ import * as Gate from "../examples/workflow-gate.ts"
 import * as Untyped from "../examples/workflow-untyped.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as JobIntents from "../src/JobIntents.ts"
+import * as JobSchedules from "../src/JobSchedules.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as Worker from "../src/Worker.ts"
@@ -399,4 +401,34 @@ example("health: a table of what was found, and a failure if something is wrong"
     const { verdict } = yield* Effect.catchTag(HealthExample.program, "Unwell", Effect.succeed)
     assert.strictEqual(verdict, "fail")
   })
+)
+
+example("schedule: declared at start, fired for the time that was missed, paused and moved by an operator", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      yield* Layer.build(Scheduled.Main)
+      const isActive = Effect.map(
+        Effect.flatMap(JobSchedules.get("report.nightly"), Effect.fromOption),
+        (found) => found.isActive
+      )
+      assert.isTrue(yield* isActive)
+      const missed = DateTime.makeUnsafe("2026-01-02T02:30:00Z")
+      yield* JobSchedules.setNextFireAt("report.nightly", missed)
+      // by this, or by the scheduler that has just begun
+      yield* JobSchedules.fireDue()
+      const { lastJobId } = yield* JobSchedules.get("report.nightly").pipe(
+        Effect.flatMap(Effect.fromOption),
+        Effect.repeat({ until: ({ lastJobId }) => Option.isSome(lastJobId) })
+      )
+      const job = yield* ended(Option.getOrThrow(lastJobId))
+      assert.deepStrictEqual(job.output, Option.some({ sent: "2026-01-02 to ops@example.com" }))
+      yield* Scheduled.holiday
+      assert.isFalse(yield* isActive)
+      // a restart does not end the holiday
+      yield* Scheduled.declare
+      assert.isFalse(yield* isActive)
+      yield* Scheduled.backToWork
+      assert.isTrue(yield* isActive)
+    })
+  )
 )

@@ -24,7 +24,9 @@ export const record = <A, E, R>(
     return self.pipe(
       Effect.provideService(CurrentTransformer, (statement) => {
         const [text, parameters] = statement.compile(true)
-        if (/runledger\.(?:job_queue|job_enqueue_intents|workflow_)/.test(text)) recorded.push({ text, parameters })
+        if (/runledger\.(?:job_queue|job_enqueue_intents|job_schedules|workflow_)/.test(text)) {
+          recorded.push({ text, parameters })
+        }
         return Effect.succeed(statement)
       }),
       rollback,
@@ -85,6 +87,7 @@ const hot: ReadonlyArray<string> = [
   "job_enqueue_intents",
   "job_events",
   "job_queue",
+  "job_schedules",
   "workflow_runs",
   "workflow_step_dependencies",
   "workflow_steps"

@@ -9,6 +9,7 @@ import type {
   JobLogs,
   JobResources,
   JobRuntimeConfigs,
+  JobSchedules,
   Jobs,
   QueryError,
   Reason,
@@ -179,12 +180,22 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
   "Jobs.events": exactly<Raised<typeof Jobs.events>>()("InvalidArgument", "InvalidPagination", ...read),
   "Jobs.attempts": exactly<Raised<typeof Jobs.attempts>>()("InvalidArgument", "InvalidPagination", ...read),
   "Jobs.deadLetters": exactly<Raised<typeof Jobs.deadLetters>>()("InvalidArgument", "InvalidPagination", ...read),
-  "JobDefinitions.upsert": exactly<Raised<typeof JobDefinitions.upsert>>()("InvalidArgument", ...write),
+  "JobDefinitions.upsert": exactly<Raised<typeof JobDefinitions.upsert>>()(
+    "InvalidArgument",
+    "ActiveScheduleExists",
+    "UnsupportedIsolation",
+    ...write
+  ),
   "JobDefinitions.insertIfMissing": exactly<Raised<typeof JobDefinitions.insertIfMissing>>()(
     "InvalidArgument",
     ...write
   ),
-  "JobDefinitions.update": exactly<Raised<typeof JobDefinitions.update>>()("InvalidArgument", ...write),
+  "JobDefinitions.update": exactly<Raised<typeof JobDefinitions.update>>()(
+    "InvalidArgument",
+    "ActiveScheduleExists",
+    "UnsupportedIsolation",
+    ...write
+  ),
   "JobDefinitions.get": exactly<Raised<typeof JobDefinitions.get>>()("InvalidArgument", ...read),
   "JobDefinitions.list": exactly<Raised<typeof JobDefinitions.list>>()("InvalidArgument", "InvalidPagination", ...read),
   "JobResources.upsert": exactly<Raised<typeof JobResources.upsert>>()(
@@ -353,8 +364,48 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "InvalidArgument",
     "InvalidPagination",
     ...read
-  )
+  ),
+  "JobSchedules.upsert": exactly<Raised<typeof JobSchedules.upsert>>()(
+    "InvalidArgument",
+    "InvalidSchedule",
+    "ScheduleDefinitionUnavailable",
+    ...write
+  ),
+  "JobSchedules.sync": exactly<Raised<typeof JobSchedules.sync>>()(
+    "InvalidArgument",
+    "InvalidSchedule",
+    "ScheduleDefinitionUnavailable",
+    "ScheduleOwnedElsewhere",
+    ...write
+  ),
+  "JobSchedules.syncExact": exactly<Raised<typeof JobSchedules.syncExact>>()(
+    "InvalidArgument",
+    "InvalidSchedule",
+    "ScheduleDefinitionUnavailable",
+    "ScheduleOwnedElsewhere",
+    ...write
+  ),
+  "JobSchedules.setActive": exactly<Raised<typeof JobSchedules.setActive>>()(
+    "InvalidSchedule",
+    "ScheduleDefinitionUnavailable",
+    ...write
+  ),
+  "JobSchedules.setNextFireAt": exactly<Raised<typeof JobSchedules.setNextFireAt>>()(
+    "InvalidArgument",
+    "InvalidSchedule",
+    ...write
+  ),
+  "JobSchedules.fireDue": exactly<Raised<typeof JobSchedules.fireDue>>()(
+    "InvalidArgument",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobSchedules.get": exactly<Raised<typeof JobSchedules.get>>()("InvalidSchedule", ...read),
+  "JobSchedules.list": exactly<Raised<typeof JobSchedules.list>>()("InvalidArgument", "InvalidPagination", ...read)
 }
+
+/** The reasons with which `fireDue` postpones single schedules. */
+type Postponed = JobSchedules.PostponeReason["_tag"]
 
 /** What a batch answers single rows with. */
 export const answered: Readonly<Record<string, ReadonlyArray<string>>> = {
@@ -372,5 +423,14 @@ export const answered: Readonly<Record<string, ReadonlyArray<string>>> = {
     "ConstraintViolation",
     "QueryFailed"
   ),
-  "JobIntents.recordMany": exactly<Answered<typeof JobIntents.recordMany>>()("IntentConflict")
+  "JobIntents.recordMany": exactly<Answered<typeof JobIntents.recordMany>>()("IntentConflict"),
+  "JobSchedules.fireDue": exactly<Postponed>()(
+    "InvalidSchedule",
+    "InvalidArgument",
+    "DefinitionUnavailable",
+    "IdempotencyConflict",
+    "IdempotencySnapshotMissing",
+    "ConstraintViolation",
+    "QueryFailed"
+  )
 }
