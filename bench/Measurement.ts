@@ -7,6 +7,7 @@ import { Jobs } from "../src/index.ts"
 import { Mismatch, type Queue, reapedType, types } from "./Queue.ts"
 import * as Sql from "./Sql.ts"
 import type { TableState } from "./TableState.ts"
+import { stepType } from "./Workflows.ts"
 
 type Timed = Effect.Effect<unknown, unknown, SqlClient>
 
@@ -14,7 +15,7 @@ export interface Measurement {
   readonly name: string
   readonly description: string
   /** What a rate counts. */
-  readonly unit: "jobs" | "calls"
+  readonly unit: "jobs" | "calls" | "steps"
   readonly count: number
   /** Whether the raw queue has the like. */
   readonly hasRaw: boolean
@@ -144,6 +145,54 @@ const reap = (batch: number, count: number): Measurement => ({
     })
 })
 
+const graph = (size: number, calls: number): Measurement => ({
+  name: `graph-${size}`,
+  description: `runs of ${size} steps, each of which waits for four others, one call for each run`,
+  unit: "steps",
+  count: size * calls,
+  hasRaw: true,
+  prepare: ({ graphs }) => Effect.succeed(Effect.forEach(times(calls), () => graphs.enqueue(size), { discard: true }))
+})
+
+const release = (dependents: number): Measurement => ({
+  name: `release-${dependents}`,
+  description: `the end of a step that ${dependents} others wait for, which are enqueued`,
+  unit: "steps",
+  count: dependents,
+  hasRaw: true,
+  prepare: ({ graphs }) => graphs.release(dependents)
+})
+
+const step = (size: number, count: number): Measurement => ({
+  name: `step-${size}`,
+  description: `the ends of steps with four dependents each, in a run of ${size}; raw is the same in runs of 10`,
+  unit: "steps",
+  count,
+  hasRaw: true,
+  target: 0.9,
+  prepare: ({ graphs }) => graphs.complete(count, size)
+})
+
+const fan = (size: number, batch: number): Measurement => ({
+  name: `fan-${size}`,
+  description: `a fan-out of ${size} and its join, claimed and completed ${batch} at a time; raw are as many jobs`,
+  unit: "steps",
+  count: size + 1,
+  hasRaw: true,
+  prepare: Effect.fnUntraced(function* (queue) {
+    yield* queue.graphs.fanOut(size)
+    return Effect.gen(function* () {
+      let left = size + 1
+      while (left > 0) {
+        const taken = yield* queue.claim("worker-1", batch, [stepType])
+        if (taken.length === 0) return yield* new Mismatch({ message: `${left} steps were never due` })
+        yield* queue.complete(taken)
+        left -= taken.length
+      }
+    })
+  })
+})
+
 /** The measurements; `quick` takes a tenth of the jobs. */
 export const measurements = (quick: boolean): ReadonlyArray<Measurement> => {
   const n = (count: number) => (quick ? count / 10 : count)
@@ -158,6 +207,10 @@ export const measurements = (quick: boolean): ReadonlyArray<Measurement> => {
     drain(10, n(5000)),
     heartbeat(500, n(20)),
     idle(n(1000)),
-    reap(500, quick ? 1000 : 5000)
+    reap(500, quick ? 1000 : 5000),
+    graph(600, n(20)),
+    release(1000),
+    step(10_000, n(200)),
+    fan(1000, 100)
   ]
 }

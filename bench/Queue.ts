@@ -8,6 +8,7 @@ import * as Result from "effect/Result"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { JobDefinitions, Jobs, Migrator } from "../src/index.ts"
 import * as Sql from "./Sql.ts"
+import * as Workflows from "./Workflows.ts"
 
 /** A measurement that did not do what it claims to have done is worth nothing. */
 export class Mismatch extends Data.TaggedError("Mismatch")<{ readonly message: string }> {}
@@ -28,6 +29,7 @@ export interface Queue<Taken> {
   ) => Effect.Effect<ReadonlyArray<Taken>, unknown, SqlClient>
   readonly complete: (taken: ReadonlyArray<Taken>) => Effect.Effect<void, unknown, SqlClient>
   readonly heartbeat: (taken: ReadonlyArray<Taken>) => Effect.Effect<void, unknown, SqlClient>
+  readonly graphs: Workflows.Graphs
 }
 
 /** The types that are drained; `feed` uses the first so many of them. */
@@ -58,7 +60,9 @@ export const ours: Queue<Jobs.Lease> = {
     yield* Effect.forEach([...types, enqueuedType, reapedType], (type) => JobDefinitions.upsert(type), {
       discard: true
     })
+    yield* Workflows.ours.install
   }),
+  graphs: Workflows.ours,
   feed: (count, typeCount, priorities) =>
     Sql.run(`
       INSERT INTO runledger.job_queue
@@ -107,7 +111,9 @@ export const raw: Queue<unknown> = {
     yield* Sql.run("CREATE INDEX ON bench_raw.queue (lease_expires_at) WHERE state = 'leased'")
     // a queue of keys beside it, so that the keyed enqueue has its counterpart
     yield* Sql.run("CREATE TABLE bench_raw.keyed (LIKE bench_raw.queue INCLUDING ALL, key text NOT NULL UNIQUE)")
+    yield* Workflows.raw.install
   }),
+  graphs: Workflows.raw,
   feed: (count) =>
     Sql.run(`
       INSERT INTO bench_raw.queue (job_type, payload)

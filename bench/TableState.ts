@@ -6,6 +6,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { types } from "./Queue.ts"
 import * as Sql from "./Sql.ts"
+import * as Workflows from "./Workflows.ts"
 
 export interface TableState {
   readonly name: string
@@ -104,6 +105,7 @@ export const fill = Effect.fnUntraced(function* (state: TableState): Effect.fn.R
 /** After a round: what it inserted goes away, as far as it would change what the next round meets. */
 export const tidy = Effect.fnUntraced(function* (state: TableState): Effect.fn.Return<void, SqlError, SqlClient> {
   yield* Sql.run("TRUNCATE bench_raw.queue, bench_raw.keyed")
+  yield* Workflows.tidy
   if (state.finished + state.future + state.others === 0) {
     yield* Sql.run(`TRUNCATE ${tables.join(", ")} CASCADE`)
     // TRUNCATE forgets the statistics of the table's size

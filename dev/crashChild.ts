@@ -1,7 +1,7 @@
 /**
- * A process to be killed: lives the life of a few jobs, several times over, each time with connections of its own and up to
- * the statement that it was told, so that `test/Jobs.crash.test.ts` can kill it there. Says on its standard output when all
- * lives stand.
+ * A process to be killed: lives the life of a few jobs, or of a few workflow runs, several times over, each time with
+ * connections of its own and up to the statement that it was told, so that `test/Jobs.crash.test.ts` and
+ * `test/Workflows.crash.test.ts` can kill it there. Says on its standard output when all lives stand.
  */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Cause from "effect/Cause"
@@ -13,14 +13,16 @@ import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as FaultySqlClient from "../src/testing/FaultySqlClient.ts"
+import { life as workflows } from "./crashWorkflow.ts"
 
 const config = Config.all({
   url: Config.Redacted("CRASH_DATABASE_URL"),
   /** Before which statement each life stops, counted from 1, separated by commas; 0 for none. */
-  at: Config.String("CRASH_AT")
+  at: Config.String("CRASH_AT"),
+  lives: Config.Literals(["jobs", "workflows"], "CRASH_LIVES").pipe(Config.withDefault("jobs"))
 })
 
-const life = Effect.fnUntraced(function* (at: number) {
+const jobs = Effect.fnUntraced(function* (at: number) {
   const sql = yield* SqlClient
   const type = `crash.${at}`
   const prefetched = `crash.${at}.prefetched`
@@ -69,7 +71,8 @@ const life = Effect.fnUntraced(function* (at: number) {
 })
 
 const main = Effect.gen(function* () {
-  const { at, url } = yield* config
+  const { at, lives, url } = yield* config
+  const life = lives === "jobs" ? jobs : workflows
   const stops = at.split(",").map((text) => ({ before: Number(text), gate: FaultySqlClient.makeGate }))
   const standing = yield* Effect.forEach(stops, ({ before, gate }) =>
     Effect.gen(function* () {

@@ -10,9 +10,9 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { ClaimedJob, Lease } from "./Job.ts"
 import type { Codec, Continuation, JobFailure } from "./JobContract.ts"
 import type { ProgressUpdate } from "./jobs/lease.ts"
-import type { Prerequisite } from "./workflows/prerequisites.ts"
+import type { Prerequisite, StepResult } from "./workflows/prerequisites.ts"
 
-export type { Prerequisite } from "./workflows/prerequisites.ts"
+export type { Prerequisite, StepResult } from "./workflows/prerequisites.ts"
 
 /** What the next slice of a long job begins with. */
 export interface ContinueOptions {
@@ -89,6 +89,15 @@ export class JobExecution extends Context.Service<
       key: string,
       of: S | { readonly success: S }
     ) => Effect.Effect<ReadonlyArray<S["Type"]>, JobFailure>
+    /**
+     * How the steps of the fan-out `key`, or the one step of this key, ended, in the order of its payloads, each with its decoded
+     * output if it succeeded: for a step that waits with `afterTerminal` and works with what there is. None if it is no
+     * prerequisite, or an empty fan-out. Fails, terminally, with `workflow.invalid_prerequisite_output` as {@link output} does.
+     */
+    readonly results: <S extends Codec>(
+      key: string,
+      of: S | { readonly success: S }
+    ) => Effect.Effect<ReadonlyArray<StepResult<S["Type"]>>, JobFailure>
     /** Ends this slice; the job goes on in a new run after `delay`. Does not return. */
     readonly continueAfter: (delay: Duration.Input, options?: ContinueOptions) => Effect.Effect<never, Continuation>
   }

@@ -11,11 +11,10 @@ import { expand } from "./workflows/expand.ts"
 import type { StepSettings, WorkflowRequest } from "./workflows/request.ts"
 import { validateWorkflow } from "./workflows/validate.ts"
 
+export type { ExecutionKind, ReleaseMode } from "./WorkflowRun.ts"
 export { type StepState, type StepStates, toMermaid, toText } from "./workflows/draw.ts"
 export type {
   Dependency,
-  ExecutionKind,
-  ReleaseMode,
   StepRequest,
   StepSettings,
   WorkflowRequest

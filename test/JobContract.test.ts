@@ -657,6 +657,7 @@ const execution = JobExecution.of({
   prerequisites: Effect.succeed([]),
   output: () => Effect.die("no workflow"),
   outputs: () => Effect.succeed([]),
+  results: () => Effect.succeed([]),
   maxAttempts: 3,
   remaining: Effect.succeed(Duration.zero),
   checkpoint: Option.none(),

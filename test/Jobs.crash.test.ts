@@ -1,6 +1,3 @@
-import { spawn } from "node:child_process"
-import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { assert, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
@@ -8,30 +5,10 @@ import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { NotifyInterval } from "../src/Notifications.ts"
 import * as TenantScope from "../src/TenantScope.ts"
+import { buried, live } from "./support/crash.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
 const { admin } = TenantScope
-
-const child = fileURLToPath(new URL("../dist/dev/crashChild.js", import.meta.url))
-
-/** Runs lives until each stands before its statement, kills the process there with SIGKILL, and returns what it said. */
-const live = (database: string, at: ReadonlyArray<number>): Effect.Effect<string> =>
-  Effect.callback((resume) => {
-    const life = spawn(process.execPath, [child], {
-      env: { ...process.env, CRASH_DATABASE_URL: TestDatabase.url(database), CRASH_AT: at.join(",") },
-      stdio: ["ignore", "pipe", "pipe"]
-    })
-    let said = ""
-    const hear = (line: string) => {
-      said += line
-      life.kill("SIGKILL")
-    }
-    createInterface({ input: life.stdout }).on("line", hear)
-    createInterface({ input: life.stderr }).on("line", hear)
-    life.on("error", (error) => resume(Effect.die(error)))
-    life.on("close", (_, signal) => resume(Effect.succeed(`${said}, ${signal}`)))
-    return Effect.sync(() => life.kill("SIGKILL"))
-  })
 
 interface Stored {
   readonly id: Jobs.JobId
@@ -133,7 +110,7 @@ it.live(
 
         // the whole life, to learn how many statements it has
         yield* declare(0)
-        const finished = yield* live(database, [0])
+        const finished = yield* live("jobs", database, [0])
         assert.match(finished, /^finished \d+, SIGKILL$/)
         const count = Number.parseInt(finished.slice("finished ".length), 10)
         assert.isAbove(count, 35)
@@ -143,15 +120,12 @@ it.live(
         yield* Effect.forEach(
           Array.from({ length: Math.ceil(count / 8) }, (_, group) => lives.slice(group * 8, group * 8 + 8)),
           (group) =>
-            Effect.map(live(database, group), (said) =>
+            Effect.map(live("jobs", database, group), (said) =>
               assert.strictEqual(said, "stopped, SIGKILL", `before ${group}`)
             ),
           { concurrency: 2, discard: true }
         )
-        // the server has noticed: what was open is rolled back
-        yield* sql`SELECT FROM pg_stat_activity WHERE application_name = 'crash child'`.pipe(
-          Effect.repeat({ until: (backends) => backends.length === 0 })
-        )
+        yield* buried
 
         assert.deepStrictEqual(yield* orphans, [])
         const seen = new Set<string>()

@@ -167,7 +167,8 @@ const ids: ReadonlyArray<Place<Jobs.JobId>> = [
   ["cancel", "jobId", (id) => Jobs.cancel(scope, id)],
   ["JobLogs.insert", "jobId", (id) => JobLogs.insert({ ...line, jobId: id })],
   ["JobLogs.list", "jobId", (id) => JobLogs.list(scope, id)],
-  ...leasePlaces("lease.jobId", (id: Jobs.JobId) => ({ jobId: id }))
+  ...leasePlaces("lease.jobId", (id: Jobs.JobId) => ({ jobId: id })),
+  ...leasePlaces("lease.workflowRunId", (workflowRunId: string) => ({ workflowRunId }))
 ]
 
 const notIds = [

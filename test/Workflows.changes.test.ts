@@ -13,19 +13,22 @@ import {
   enqueue,
   gate,
   leaseOf,
+  reasonOf,
   runStatus,
   standing,
   startOver,
   statuses,
   step,
   stepOf,
+  whileOther,
   whileRunIsHeld,
   work,
   workAll
 } from "./support/workflows.ts"
 
 const { admin, global } = TenantScope
-const tenant = TenantScope.organization("0197c000-0000-7000-8000-00000000000a")
+const organization = "0197c000-0000-7000-8000-00000000000a"
+const tenant = TenantScope.organization(organization)
 const succeeded = { status: "SUCCEEDED" } as const
 
 const append = (
@@ -205,6 +208,81 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Workflows: changes from
   )
 
   scenario(
+    "a recovery of an organization's run has its fan-out, its other organizations and all that was appended, in order",
+    Effect.gen(function* () {
+      const organizationId = organization
+      const another = "0197c000-0000-7000-8000-00000000000b"
+      const member = (key: string, index: number) => step(`${key}[${index}]`, { fanOut: { key, index } })
+      const run = yield* enqueue(
+        [
+          ...[0, 1, 2].map((index) => member("part", index)),
+          step("join", { afterTerminal: ["part[0]", "part[1]", "part[2]"], priority: 3, stage: "scheduled" }),
+          step("theirs", { organizationId: another, maxAttempts: 2, allowHandlerContinuation: true }),
+          gate("window", { after: ["theirs"] }),
+          gate("other-window")
+        ],
+        { organizationId, resultStepKey: "join", metadata: { from: "test" } }
+      )
+      const add = (mutationKey: string, windowStepKey: string, steps: ReadonlyArray<Workflows.StepRequest>) =>
+        Workflows.append(tenant, run.id, { mutationKey, windowStepKey, steps })
+      yield* add("one", "other-window", [member("late", 1), member("late", 0)])
+      yield* add("two", "other-window", [
+        step("on-late", { after: ["late[0]"], afterTerminal: ["late[1]", "part[1]"] }),
+        gate("third-window", { afterTerminal: ["on-late"] })
+      ])
+      yield* workAll(["part[1]"])
+      yield* add("three", "window", [step("last", { after: ["on-late", "third-window"] })])
+      yield* Effect.forEach(["window", "other-window", "third-window"], (key) =>
+        Workflows.completeExternal(tenant, run.id, key, succeeded)
+      )
+      yield* workAll()
+      assert.strictEqual(yield* runStatus(run.id), "COMPLETED_WITH_ERRORS")
+      const request = { requestKey: "k", reason: "r" }
+      assert.strictEqual(
+        yield* codeOf(Workflows.recover(global, run.id, request)),
+        "workflow.recovery_source_not_found"
+      )
+      const recovered = yield* Workflows.recover(tenant, run.id, request)
+      assert.deepStrictEqual(recovered.run.organizationId, Option.some(organizationId))
+      assert.deepStrictEqual(recovered.run.metadata, { from: "test" })
+      const shape = Effect.fnUntraced(function* (id: Workflows.WorkflowRunId) {
+        const steps = yield* Workflows.steps(tenant, id)
+        const keyOf = new Map(steps.map((each) => [each.id, each.stepKey]))
+        const edges = yield* Workflows.dependencies(tenant, id)
+        return {
+          steps: steps
+            .map((each) => ({
+              key: each.stepKey,
+              kind: each.executionKind,
+              type: each.jobType,
+              organizationId: each.organizationId,
+              payload: each.payload,
+              settings: [
+                each.priority,
+                each.maxAttempts,
+                each.timeoutSeconds,
+                each.stage,
+                each.allowHandlerContinuation
+              ],
+              fanOut: each.fanOut
+            }))
+            .sort((a, b) => (a.key < b.key ? -1 : 1)),
+          edges: edges
+            .map((edge) =>
+              [keyOf.get(edge.prerequisiteStepId), keyOf.get(edge.dependentStepId), edge.releaseMode].join(" ")
+            )
+            .sort()
+        }
+      })
+      const source = yield* shape(run.id)
+      assert.strictEqual(source.steps.length, 12)
+      assert.strictEqual(source.edges.length, 10)
+      assert.deepStrictEqual(yield* shape(recovered.run.id), source)
+      yield* workAll()
+    })
+  )
+
+  scenario(
     "28: a recovery takes the active key, unless another run holds it",
     Effect.gen(function* () {
       const request = { workflowType: "test", activeKey: "k", steps: [step("a")] }
@@ -217,6 +295,18 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Workflows: changes from
       const recovered = yield* recovery
       const held = yield* Workflows.enqueueOrGetActive(request)
       assert.deepStrictEqual([held.disposition, held.run.id], ["active", recovered.run.id])
+    })
+  )
+
+  scenario(
+    "a payload whose job somebody holds is not corrected, and that is said",
+    Effect.gen(function* () {
+      const run = yield* enqueue([step("a")])
+      const correct = Workflows.updatePendingPayload(global, run.id, "a", { step: "a", corrected: true })
+      const held = SqlClient.use((sql) => sql`SELECT FROM runledger.job_queue FOR NO KEY UPDATE`)
+      assert.deepInclude(yield* whileOther(held, reasonOf(correct)), { _tag: "Unavailable", origin: "busy" })
+      assert.deepStrictEqual((yield* stepOf(run.id, "a")).payload, { step: "a" })
+      assert.isTrue(yield* correct)
     })
   )
 

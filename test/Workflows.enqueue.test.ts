@@ -4,7 +4,7 @@
 import { assert, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Option } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
-import { JobDefinitions, Jobs, TenantScope, Workflows } from "../src/index.ts"
+import { Job, JobDefinitions, Jobs, TenantScope, Workflow, Workflows } from "../src/index.ts"
 import { standing as transaction, waiting } from "./support/races.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 import {
@@ -207,6 +207,49 @@ it.layer(TestDatabase.layerWith({ maxConnections: 12 }), { timeout: "60 seconds"
         UNION ALL SELECT FROM runledger.workflow_steps
         UNION ALL SELECT FROM runledger.job_queue`
       assert.strictEqual(left.length, 0)
+    })
+  )
+
+  scenario(
+    "of a contract and a declaration the newer decides, and where there is no declaration the contract",
+    Effect.gen(function* () {
+      const contract = (jobType: string, version: number) =>
+        Job.make(jobType, { payload: {}, version, priority: 7, maxAttempts: 4, timeout: "20 seconds" })
+      yield* JobDefinitions.upsert("decided.older", { priority: 1, maxAttempts: 2, timeout: "10 seconds", version: 1 })
+      yield* JobDefinitions.upsert("decided.same", { priority: 1, maxAttempts: 2, timeout: "10 seconds", version: 2 })
+      const own = { priority: -5, maxAttempts: 9, timeout: "30 seconds" } as const
+      const undeclared = contract("decided.nowhere", 1)
+      const workflow = Workflow.make("decided")
+        .step("older", contract("decided.older", 2), {})
+        .step("same", contract("decided.same", 2), {})
+        .each("nowhere", undeclared, [{}, {}])
+        .step("own", undeclared, {}, own)
+        .step("later", contract("decided.older", 2), {}, { after: ["older"] })
+      const { run } = yield* Workflows.enqueue(workflow)
+      const decided = Effect.map(Workflows.steps(admin, run.id), (steps) =>
+        Object.fromEntries(
+          steps.map(({ maxAttempts, priority, stepKey, timeoutSeconds }) => [
+            stepKey,
+            [priority, maxAttempts, timeoutSeconds].map(Option.getOrNull)
+          ])
+        )
+      )
+      assert.deepStrictEqual(yield* decided, {
+        older: [7, 4, 20],
+        same: [1, 2, 10],
+        "nowhere[0]": [7, 4, 20],
+        "nowhere[1]": [7, 4, 20],
+        own: [-5, 9, 30],
+        later: [7, 4, 20]
+      })
+      yield* JobDefinitions.update("decided.same", { isEnabled: false })
+      assert.deepInclude(yield* reasonOf(Workflows.enqueue(workflow)), { stepKey: "same", state: "disabled" })
+      // nobody vouches for a type without a contract
+      const dynamic = { ...step("d"), jobType: "decided.never" }
+      assert.deepInclude(yield* reasonOf(Workflows.enqueue(request({ steps: [step("a"), dynamic] }))), {
+        stepKey: "d",
+        state: "missing"
+      })
     })
   )
 

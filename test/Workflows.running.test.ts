@@ -1,10 +1,13 @@
 /**
  * What becomes of the steps of a run, one transition after the other; the numbers are those of the list of scenarios.
  */
+
+import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
-import { Effect, Option } from "effect"
+import { Effect, Option, Queue } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { JobDefinitions, Jobs, TenantScope, Workflows } from "../src/index.ts"
+import { runTerminalChannel } from "../src/notifications/terminal.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 import {
   assertConsistent,
@@ -35,23 +38,39 @@ const resultOf = (runId: Workflows.WorkflowRunId) =>
     )
   )
 
-/** Ends leases one by one, or in one batch: the same must come of it. */
-const ways: ReadonlyArray<{
-  readonly title: string
-  readonly end: (completion: Jobs.Completion) => Effect.Effect<void, unknown, SqlClient>
-}> = [
+type End = (completion: Jobs.Completion) => Effect.Effect<void, unknown, SqlClient>
+
+const alone: End = (completion) => {
+  switch (completion._tag) {
+    case "Success":
+      return Effect.asVoid(Jobs.completeSuccess(completion.lease, completion))
+    case "Failure":
+      return Effect.asVoid(Jobs.completeFailure(completion.lease, completion))
+    case "Continuation":
+      return Effect.asVoid(Jobs.completeContinuation(completion.lease, completion))
+  }
+}
+
+const otherRun = "0197c000-0000-7000-8000-0000000000ff"
+
+/** Ends leases one by one, or in one batch, whatever they say of their run: the same must come of it. */
+const ways: ReadonlyArray<{ readonly title: string; readonly end: End }> = [
+  { title: "alone", end: alone },
   {
-    title: "alone",
-    end: (completion) => {
-      switch (completion._tag) {
-        case "Success":
-          return Effect.asVoid(Jobs.completeSuccess(completion.lease, completion))
-        case "Failure":
-          return Effect.asVoid(Jobs.completeFailure(completion.lease, completion))
-        case "Continuation":
-          return Effect.asVoid(Jobs.completeContinuation(completion.lease, completion))
-      }
-    }
+    title: "alone, with a lease that names no run",
+    end: ({ lease: { workflowRunId: _, ...lease }, ...completion }) => alone({ ...completion, lease })
+  },
+  {
+    title: "alone, with a lease that names another run",
+    end: (completion) => alone({ ...completion, lease: { ...completion.lease, workflowRunId: otherRun } })
+  },
+  {
+    title: "in a batch, with a lease that names another run",
+    end: (completion) =>
+      Effect.flatMap(
+        Jobs.completeMany([{ ...completion, lease: { ...completion.lease, workflowRunId: otherRun } }]),
+        (answers) => Effect.asVoid(Effect.forEach(answers, Effect.fromResult))
+      )
   },
   {
     title: "in a batch",
@@ -144,6 +163,42 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Workflows: running", (i
       assert.strictEqual(yield* runStatus(run.id), "SUCCEEDED")
       assert.deepStrictEqual(yield* resultOf(run.id), { sum: 1 })
     })
+  )
+
+  it.effect("4: the end of a run is told once, by whatever ends it", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        yield* startOver
+        const sql = yield* SqlClient
+        const heard = yield* (yield* PgClient.PgClient).listen(runTerminalChannel)
+        const [whole, broken, canceled, gated] = yield* Effect.all([
+          enqueue([step("a"), step("b", { after: ["a"] })]),
+          enqueue([step("x"), step("y", { after: ["x"] })]),
+          enqueue([step("c"), gate("d")]),
+          enqueue([gate("e")])
+        ])
+        yield* work(["x"])
+        yield* Workflows.cancel(admin, canceled.id)
+        yield* Workflows.cancel(admin, canceled.id)
+        const open = Workflows.completeExternal(global, gated.id, "e", { status: "SUCCEEDED" })
+        yield* Effect.andThen(open, open)
+        yield* Effect.exit(sql.withTransaction(Effect.andThen(work(), Effect.fail("rolled back"))))
+        yield* workAll()
+        yield* sql`SELECT pg_notify(${runTerminalChannel}, 'that was all')`
+        const told: Array<unknown> = []
+        while (true) {
+          const { payload } = yield* Queue.take(heard)
+          if (payload === "that was all") break
+          told.push(JSON.parse(payload ?? ""))
+        }
+        assert.deepStrictEqual(told, [
+          { workflow_run_id: broken.id, status: "COMPLETED_WITH_ERRORS" },
+          { workflow_run_id: canceled.id, status: "CANCELED" },
+          { workflow_run_id: gated.id, status: "SUCCEEDED" },
+          { workflow_run_id: whole.id, status: "SUCCEEDED" }
+        ])
+      })
+    )
   )
 
   scenario(

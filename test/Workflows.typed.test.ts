@@ -2,7 +2,7 @@ import { assert, expectTypeOf, it } from "@effect/vitest"
 import { Effect, Layer, Option, Schedule, Schema } from "effect"
 import { Job, JobExecution, Notifications, TenantScope, Worker, Workflow, Workflows } from "../src/index.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
-import { assertConsistent, statuses } from "./support/workflows.ts"
+import { assertConsistent, statuses, stepOf } from "./support/workflows.ts"
 
 class Count extends Job.make("typed.count", {
   payload: { text: Schema.String },
@@ -17,6 +17,12 @@ class Sum extends Job.make("typed.sum", {
 }) {}
 
 class Clean extends Job.make("typed.clean", { payload: {}, success: Schema.Array(Schema.String) }) {}
+
+class Salvage extends Job.make("typed.salvage", {
+  payload: { misread: Schema.Boolean },
+  success: Schema.Array(Schema.String),
+  maxAttempts: 1
+}) {}
 
 const Approval = Schema.Struct({ by: Schema.String, at: Schema.Date })
 
@@ -49,6 +55,33 @@ const CleanLive = Clean.toLayer(() =>
   })
 )
 
+const SalvageLive = Salvage.toLayer(
+  Effect.fn("Salvage")(function* ({ misread }) {
+    const job = yield* JobExecution.JobExecution
+    const counts = yield* job.results("count", Count)
+    expectTypeOf(counts).toEqualTypeOf<ReadonlyArray<JobExecution.StepResult<typeof Count.success.Type>>>()
+    const sums: ReadonlyArray<JobExecution.StepResult<unknown>> = misread
+      ? yield* job.results("count", Schema.String)
+      : yield* job.results("sum", Sum)
+    assert.deepStrictEqual(yield* job.results("nowhere", Count), [])
+    const told: ReadonlyArray<JobExecution.StepResult<unknown>> = [...counts, ...sums]
+    return told.map(({ output, status, stepKey }) =>
+      [stepKey, status, ...Option.toArray(Option.map(output, (left) => JSON.stringify(left)))].join(" ")
+    )
+  })
+)
+
+const salvage = (texts: ReadonlyArray<string>, misread: boolean) =>
+  Workflow.make("typed.salvage")
+    .each(
+      "count",
+      Count,
+      texts.map((text) => ({ text }))
+    )
+    .step("sum", Sum, { title: "none" }, { after: ["count"] })
+    .step("salvage", Salvage, { misread }, { afterTerminal: ["count", "sum"] })
+    .result("sum")
+
 const report = (texts: ReadonlyArray<string>) =>
   Workflow.make("typed.report", { metadata: { source: Schema.String } })
     .each(
@@ -62,10 +95,10 @@ const report = (texts: ReadonlyArray<string>) =>
     .result("sum")
 
 const Working = Worker.layer({
-  jobs: [Count, Sum, Clean],
+  jobs: [Count, Sum, Clean, Salvage],
   concurrency: 4,
   pollInterval: "20 millis"
-}).pipe(Layer.provide([CountLive, SumLive, CleanLive]), Layer.provideMerge(Notifications.layer))
+}).pipe(Layer.provide([CountLive, SumLive, CleanLive, SalvageLive]), Layer.provideMerge(Notifications.layer))
 
 const metadata = { source: "test" }
 
@@ -115,6 +148,30 @@ it.layer(Working.pipe(Layer.provideMerge(TestDatabase.layer)), { excludeTestServ
         )
         assert.deepStrictEqual(step.output, Option.some(["count[0] SUCCEEDED", "count[1] FAILED", "sum CANCELED"]))
         yield* assertConsistent
+      })
+    )
+
+    it.effect("a step that waits for ends reads what succeeded, typed, and how the rest ended", () =>
+      Effect.gen(function* () {
+        const texts = Array.from({ length: 11 }, (_, n) => (n === 1 ? "broken" : "a b"))
+        const run = yield* Workflows.enqueue(salvage(texts, false))
+        const misread = yield* Workflows.enqueue(salvage(texts, true))
+        for (const each of [run, misread]) {
+          yield* Effect.exit(Workflows.awaitResult(each, { timeout: "20 seconds", pollInterval: "20 millis" }))
+        }
+        const salvaged = yield* stepOf(run.run.id, "salvage")
+        assert.deepStrictEqual(
+          salvaged.output,
+          Option.some([
+            // in the order of the payloads, not of the keys
+            ...texts.map((_, n) =>
+              n === 1 ? "count[1] FAILED" : `count[${n}] SUCCEEDED ${JSON.stringify({ words: 2, at })}`
+            ),
+            "sum CANCELED"
+          ])
+        )
+        const failed = yield* stepOf(misread.run.id, "salvage")
+        assert.deepStrictEqual(failed.lastErrorCode, Option.some("workflow.invalid_prerequisite_output"))
       })
     )
 

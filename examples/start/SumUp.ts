@@ -2,7 +2,7 @@
  * The join: sums up what the steps of the fan-out have counted, and writes a draft for whoever opens the gate.
  */
 import { extname } from "node:path"
-import { Effect, FileSystem, Schema } from "effect"
+import { Array as Arr, Effect, FileSystem, Schema } from "effect"
 import { Job, JobExecution } from "../../src/index.ts"
 import { CountFile } from "./CountFile.ts"
 import { draftOf } from "./draft.ts"
@@ -34,9 +34,8 @@ export const SumUpLive = SumUp.toLayer(
   Effect.fn("SumUp")(function* () {
     const job = yield* JobExecution.JobExecution
     // it runs once all have ended, however they did: the outputs of those that succeeded are what there is to sum up
-    const ended = yield* job.prerequisites
-    const succeeded = ended.filter(({ status }) => status === "SUCCEEDED")
-    const counts = yield* Effect.forEach(succeeded, ({ stepKey }) => job.output(stepKey, CountFile))
+    const ended = yield* job.results("count", CountFile)
+    const counts = Arr.getSomes(ended.map(({ output }) => output))
 
     const draft = yield* draftOf(job)
     const fs = yield* FileSystem.FileSystem
@@ -58,7 +57,7 @@ export const SumUpLive = SumUp.toLayer(
       total,
       kinds: bySize(kinds.values()),
       largest: bySize(counts).slice(0, largestShown),
-      left: ended.length - succeeded.length,
+      left: ended.length - counts.length,
       draft
     }
   })

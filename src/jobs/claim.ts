@@ -512,7 +512,7 @@ const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined 
     isStringOrNull(stepId) &&
     isStringOrNull(traceParent)
     ? {
-        lease: { jobId: id, runNumber, attempt, workerId },
+        lease: { jobId: id, runNumber, attempt, workerId, ...(runId === null ? {} : { workflowRunId: runId }) },
         jobType,
         payloadVersion,
         organizationId: Option.fromNullOr(organizationId),

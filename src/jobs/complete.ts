@@ -112,7 +112,7 @@ export const completeSuccess: (
   lease: Lease,
   options?: SuccessOptions
 ) {
-  return yield* one(yield* wellFormed(encodeSuccess({ lease, ...options })), succeed)
+  return yield* one(yield* wellFormed(encodeSuccess({ lease, ...options })), succeed, "ends a step")
 }, writing("Jobs.completeSuccess"))
 
 /**
@@ -145,7 +145,7 @@ export const completeFailure: (
   lease: Lease,
   options: FailureOptions
 ) {
-  return yield* one(yield* wellFormed(encodeFailure({ lease, ...options })), fail)
+  return yield* one(yield* wellFormed(encodeFailure({ lease, ...options })), fail, "ends a step")
 }, writing("Jobs.completeFailure"))
 
 /**
@@ -175,7 +175,7 @@ export const completeContinuation: (
   options?: ContinuationOptions
 ) {
   const item = yield* wellFormed(encodeContinuation({ lease, ...options }))
-  const continued = yield* one(item, continueWith)
+  const continued = yield* one(item, continueWith, "keeps it")
   if (item.delayMillis === 0) yield* markDue([continued.jobType])
   return continued
 }, writing("Jobs.completeContinuation"))
@@ -227,9 +227,9 @@ export const completeMany: (
     if (refused !== undefined) return yield* Effect.fail(refused)
   }
   const answers = new Map<string, Result.Result<Completed, CompletionRefusal>>([
-    ...(yield* many(successes, succeed, successes.length === completions.length)),
-    ...(yield* many(failures, fail, failures.length === completions.length)),
-    ...(yield* many(continuations, continueWith, continuations.length === completions.length))
+    ...(yield* many(successes, succeed, "ends a step", successes.length === completions.length)),
+    ...(yield* many(failures, fail, "ends a step", failures.length === completions.length)),
+    ...(yield* many(continuations, continueWith, "keeps it", continuations.length === completions.length))
   ])
   const due: Array<string> = []
   for (const { lease, delayMillis } of continuations) {
@@ -323,11 +323,32 @@ const notOfRuns = <A, E>(answers: Answers<A, E | OfRun>): Map<string, Result.Res
   return left
 }
 
-const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(item: I, statement: Statement<I, A, E>) {
+/** Whether a completion ends the step of its job, which is done with the run locked; a continuation only writes the step. */
+type Ending = "ends a step" | "keeps it"
+
+/** What the leases say; where it is wrong, the jobs are busy, and {@link direct} tells better. */
+const saidRuns = (items: ReadonlyArray<Item>, ending: Ending): Map<string, string> => {
+  const runs = new Map<string, string>()
+  if (ending === "keeps it") return runs
+  for (const { lease } of items) if (lease.workflowRunId !== undefined) runs.set(lease.jobId, lease.workflowRunId)
+  return runs
+}
+
+const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
+  item: I,
+  statement: Statement<I, A, E>,
+  ending: Ending
+) {
+  const said = saidRuns([item], ending)
   let runs: RunsOfJobs = new Map()
   const answers = yield* askUntilFree(
     [item],
     Effect.fnUntraced(function* (items: ReadonlyArray<I>) {
+      if (said.size > 0) {
+        const answered = yield* withRuns(items, said, statement, true)
+        said.clear()
+        return answered
+      }
       if (runs.size === 0) {
         const found = yield* direct(items, statement)
         runs = runsIn(found)
@@ -343,11 +364,13 @@ const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(it
 const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
   items: ReadonlyArray<I>,
   statement: Statement<I, A, E>,
+  ending: Ending,
   isAll: boolean
 ) {
   const answers = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed>>()
   for (const chunk of chunksOf(items, maxBatch, bytesOf)) {
-    const runs = new Map<string, string>()
+    const runs = saidRuns(chunk, ending)
+    const said = new Map(runs)
     const round = Effect.fnUntraced(function* (left: ReadonlyArray<I>) {
       const answered = new Map<string, Result.Result<A, E | ConstraintViolation | QueryFailed> | "busy">()
       const ofNone = left.filter(({ lease }) => !runs.has(lease.jobId))
@@ -366,7 +389,10 @@ const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
               Effect.succeed(new Map(half.map(({ lease }) => [lease.jobId, "busy" as const])))
             )
           )
-        for (const entry of yield* halving(ofRuns, end)) answered.set(...entry)
+        for (const [id, answer] of yield* halving(ofRuns, end)) {
+          answered.set(id, answer)
+          if (answer === "busy" && said.delete(id)) runs.delete(id)
+        }
       }
       return answered
     })

@@ -35,7 +35,8 @@ export const invalidLease = (leases: ReadonlyArray<Lease>): InvalidArgument | un
       Args.printedUuid("lease.jobId", lease.jobId) ??
       Args.integer("lease.runNumber", lease.runNumber, 1) ??
       Args.integer("lease.attempt", lease.attempt, 1) ??
-      Args.name("lease.workerId", lease.workerId, maxWorkerBytes)
+      Args.name("lease.workerId", lease.workerId, maxWorkerBytes) ??
+      (lease.workflowRunId === undefined ? undefined : Args.printedUuid("lease.workflowRunId", lease.workflowRunId))
     if (invalid !== undefined) return invalid
     if (seen.has(lease.jobId)) return new InvalidArgument({ argument: "leases", rule: "must not name a job twice" })
     seen.add(lease.jobId)

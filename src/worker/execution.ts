@@ -14,7 +14,7 @@ import type { JobExecution } from "../JobExecution.ts"
 import { completeSuccess } from "../jobs/complete.ts"
 import { updateProgress } from "../jobs/lease.ts"
 import type { Reason } from "../Reason.ts"
-import { type Prerequisite, prerequisitesOf } from "../workflows/prerequisites.ts"
+import { type Prerequisite, prerequisitesOf, type StepResult } from "../workflows/prerequisites.ts"
 import { monotonicMillis, type Running } from "./running.ts"
 
 const leaseLost = () =>
@@ -102,6 +102,16 @@ export const make = (running: Running, handler: Handler, own: Context.Context<Sq
         )
       : Effect.fail(noOutput(stepKey))
 
+  const resultOf = <S extends Codec>(
+    prerequisite: Prerequisite,
+    of: S | { readonly success: S }
+  ): Effect.Effect<StepResult<S["Type"]>, JobFailure> => {
+    const { status, stepKey } = prerequisite
+    return status === "SUCCEEDED"
+      ? Effect.map(decoded(prerequisite, of), (output) => ({ stepKey, status, output: Option.some(output) }))
+      : Effect.succeed({ stepKey, status, output: Option.none() })
+  }
+
   return {
     lease: job.lease,
     workflow: job.workflow,
@@ -116,6 +126,15 @@ export const make = (running: Running, handler: Handler, own: Context.Context<Sq
         Effect.forEach(
           all.filter(({ fanOut }) => Option.isSome(fanOut) && fanOut.value.key === key),
           (prerequisite) => decoded(prerequisite, of)
+        )
+      ),
+    results: (key, of) =>
+      Effect.flatMap(prerequisites, (all) =>
+        Effect.forEach(
+          all.filter(({ fanOut, stepKey }) =>
+            Option.match(fanOut, { onNone: () => stepKey === key, onSome: (member) => member.key === key })
+          ),
+          (prerequisite) => resultOf(prerequisite, of)
         )
       ),
     jobType: job.jobType,

@@ -31,7 +31,7 @@ import {
   workflowStepColumns
 } from "../WorkflowRun.ts"
 import { type EncodedSteps, encodeSteps } from "./encode.ts"
-import { insertSteps, items } from "./insert.ts"
+import { edges, insertSteps, items } from "./insert.ts"
 import { inRun } from "./lock.ts"
 import type { StepRequest } from "./request.ts"
 import { runOf, type StepRef, settle } from "./settle.ts"
@@ -183,12 +183,12 @@ const clashes = Effect.fnUntraced(function* (runId: WorkflowRunId, steps: Readon
   const sql = yield* Sql.client
   const keys = steps.flatMap(({ stepKey, dependencies = [] }) => [stepKey, ...dependencies.map((d) => d.stepKey)])
   const fanOuts = steps.flatMap(({ fanOut }) => (fanOut === undefined ? [] : [fanOut.key]))
-  const storable = (texts: ReadonlyArray<string>) => [...new Set(texts.filter((text) => !text.includes("\0")))]
+  const named = [...new Set([...keys, ...fanOuts].filter((text) => !text.includes("\0")))]
   const rows = yield* sql`
     SELECT s.step_key, s.fan_out_key, s.fan_out_index
     FROM runledger.workflow_steps s
     WHERE s.workflow_run_id = ${runId}::uuid
-      AND (s.step_key = ANY (${storable([...keys, ...fanOuts])}::text[]) OR s.fan_out_key = ANY (${storable([...keys, ...fanOuts])}::text[]))
+      AND (s.step_key = ANY (${named}::text[]) OR s.fan_out_key = ANY (${named}::text[]))
   `
   const invalid = validateAppend(new Set(rows.map((row) => String(row.step_key))), steps)
   if (invalid !== undefined) return invalid
@@ -218,37 +218,53 @@ const insert = Effect.fnUntraced(function* (
     WITH input AS MATERIALIZED (
       SELECT ${instant} AS at, r.request, r.request -> 'steps' AS steps
       FROM (SELECT ${request}::jsonb AS request) r
-    ), ${items(sql, steps)}, edge AS MATERIALIZED (
+    ), ${items(sql, steps)}, existing AS MATERIALIZED (
       SELECT
-        e.dependent, e.release_mode, COALESCE(n.ids[e.prerequisite + 1], p.id) AS prerequisite_id,
-        p.id IS NULL OR p.status NOT IN ('SUCCEEDED', 'FAILED', 'CANCELED') AS is_pending,
-        e.release_mode = 'ON_SUCCESS' AND p.status IN ('FAILED', 'CANCELED') AS is_unsatisfied
-      FROM jsonb_to_recordset(${steps.edges}::jsonb)
-        AS e (dependent integer, prerequisite integer, existing text, release_mode text)
-      CROSS JOIN ids n
+        array_agg(p.id ORDER BY e.place) AS ids,
+        -- 0: open, 1: succeeded, 2: did not succeed
+        array_agg(
+          CASE p.status WHEN 'SUCCEEDED' THEN 1 WHEN 'FAILED' THEN 2 WHEN 'CANCELED' THEN 2 ELSE 0 END ORDER BY e.place
+        ) AS ends
+      FROM unnest(${steps.existing}::text[]) WITH ORDINALITY AS e (step_key, place)
       LEFT JOIN LATERAL (
         SELECT s.id, s.status
         FROM runledger.workflow_steps s
-        WHERE s.workflow_run_id = ${runId}::uuid AND s.step_key = e.existing
+        WHERE s.workflow_run_id = ${runId}::uuid AND s.step_key = e.step_key
         LIMIT 1
       ) p ON true
+    ), edge AS MATERIALIZED (
+      SELECT
+        e.dependent, e.release_mode,
+        CASE WHEN e.prerequisite > 0 THEN n.ids[e.prerequisite] ELSE x.ids[-e.prerequisite] END AS prerequisite_id,
+        CASE WHEN e.prerequisite > 0 THEN 0 ELSE x.ends[-e.prerequisite] END AS ends
+      FROM (${edges(sql, steps)}) e
+      CROSS JOIN ids n
+      CROSS JOIN existing x
+    ), waits AS MATERIALIZED (
+      SELECT array_agg(w.pending ORDER BY w.place) AS pending, array_agg(w.unsatisfied ORDER BY w.place) AS unsatisfied
+      FROM (
+        SELECT e.place, sum(e.pending)::integer AS pending, sum(e.unsatisfied)::integer AS unsatisfied
+        FROM (
+          SELECT
+            e.dependent AS place, CASE e.ends WHEN 0 THEN 1 ELSE 0 END AS pending,
+            CASE WHEN e.ends = 2 AND e.release_mode = 'ON_SUCCESS' THEN 1 ELSE 0 END AS unsatisfied
+          FROM edge e
+          UNION ALL
+          SELECT i.place, 0, 0 FROM item i
+        ) e
+        GROUP BY e.place
+      ) w
     ), begin AS MATERIALIZED (
       SELECT
-        i.place, COALESCE(e.total, 0) AS total, COALESCE(e.pending, 0) AS pending, COALESCE(e.unsatisfied, 0) AS unsatisfied,
+        i.*, w.pending[i.place] AS pending, w.unsatisfied[i.place] AS unsatisfied,
         CASE
-          WHEN e.pending > 0 THEN 'BLOCKED'
-          WHEN e.unsatisfied > 0 THEN 'CANCELED'
+          WHEN w.pending[i.place] > 0 THEN 'BLOCKED'
+          WHEN w.unsatisfied[i.place] > 0 THEN 'CANCELED'
           WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED'
           ELSE 'WAITING_FOR_EXTERNAL'
         END AS status
       FROM item i
-      LEFT JOIN (
-        SELECT
-          dependent, count(*)::integer AS total, (count(*) FILTER (WHERE is_pending))::integer AS pending,
-          (count(*) FILTER (WHERE is_unsatisfied))::integer AS unsatisfied
-        FROM edge
-        GROUP BY dependent
-      ) e ON e.dependent = i.place
+      CROSS JOIN waits w
     ), owner AS (
       UPDATE runledger.workflow_runs r
       SET
@@ -274,7 +290,7 @@ const insert = Effect.fnUntraced(function* (
       INSERT INTO runledger.workflow_step_dependencies (
         workflow_run_id, prerequisite_step_id, dependent_step_id, release_mode, created_at
       )
-      SELECT o.id, e.prerequisite_id, n.ids[e.dependent + 1], e.release_mode, i.at
+      SELECT o.id, e.prerequisite_id, n.ids[e.dependent], e.release_mode, i.at
       FROM edge e
       CROSS JOIN ids n
       CROSS JOIN owner o

@@ -6,8 +6,9 @@ import * as Duration from "effect/Duration"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import type { Any } from "../Workflow.ts"
+import type { ReleaseMode } from "../WorkflowRun.ts"
 import { expand } from "./expand.ts"
-import type { ReleaseMode, StepRequest, WorkflowRequest } from "./request.ts"
+import type { StepRequest, WorkflowRequest } from "./request.ts"
 import { sort } from "./validate.ts"
 
 /** How far a step of a run is; what `Workflows.steps` returns fits. */

@@ -4,43 +4,62 @@
  */
 import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
+import type { Stage } from "../Job.ts"
 import type { AnyContract } from "../JobContract.ts"
-import { type Decided, decidedBy } from "../jobs/enqueueRequest.ts"
+import { decidedBy } from "../jobs/enqueueRequest.ts"
 import { InvalidArgument } from "../Reason.ts"
+import { ReleaseMode } from "../WorkflowRun.ts"
 import type { StepRequest } from "./request.ts"
 import { timeoutSeconds } from "./validate.ts"
 
-/** A step as the snapshot holds it: as it was requested, with what it inherits written out. */
+/**
+ * A step as the snapshot holds it: as it was requested, with the organization that it inherits. Defaults are left out, as
+ * JSON leaves out what is undefined.
+ */
 export interface StepSnapshot {
   readonly step_key: string
-  readonly execution_kind: "JOB" | "EXTERNAL"
-  readonly job_type: string | null
-  readonly organization_id: string | null
+  readonly execution_kind: "EXTERNAL" | undefined
+  readonly job_type: string | undefined
+  readonly organization_id: string | undefined
   readonly payload: Json
-  readonly priority: number | null
-  readonly max_attempts: number | null
-  readonly timeout_seconds: number | null
-  readonly stage: string | null
-  readonly allow_handler_continuation?: true
-  readonly execution_resource_key?: string
-  readonly fan_out_key?: string
-  readonly fan_out_index?: number
-  readonly dependencies: ReadonlyArray<{ readonly prerequisite_step_key: string; readonly release_mode: string }>
+  readonly priority: number | undefined
+  readonly max_attempts: number | undefined
+  readonly timeout_seconds: number | undefined
+  readonly stage: Stage | undefined
+  readonly allow_handler_continuation: true | undefined
+  readonly execution_resource_key: string | undefined
+  readonly fan_out_key: string | undefined
+  readonly fan_out_index: number | undefined
+  /** The keys of the prerequisites, in order. */
+  readonly dependencies: { readonly [Mode in ReleaseMode]: ReadonlyArray<string> | undefined } | undefined
 }
 
-/** Steps, ready to be sent, as JSON text. Places are those in the order of keys, from 0. */
+/** Edges as three arrays: there may be many more edges than steps, and the database reads numbers fastest. */
+export interface EncodedEdges {
+  /** The place of the dependent. */
+  readonly dependents: ReadonlyArray<number>
+  /** The place of the prerequisite; or, from -1 down, that of its key in {@link EncodedSteps.existing}. */
+  readonly prerequisites: ReadonlyArray<number>
+  /** 1: `ON_SUCCESS`, 0: `ON_TERMINAL`. */
+  readonly needsSuccess: ReadonlyArray<number>
+}
+
+/** Steps, ready to be sent. Places are those in the order of keys, from 1. */
 export interface EncodedSteps {
-  /** In the order of keys. */
-  readonly snapshots: ReadonlyArray<StepSnapshot>
-  /** The snapshots. */
+  /** The snapshots, in the order of keys, as JSON text. */
   readonly text: string
-  /**
-   * What is not part of the request, by place: the place in the request, the version of the payload, and what the contract
-   * says where the declaration is missing or older.
-   */
-  readonly details: string
-  /** By place of the dependent; a prerequisite that is no step of this request is named as `existing`. */
-  readonly edges: string
+  /** By place, what is not part of the request: the place in the request, and the version of the payload. */
+  readonly ordinals: ReadonlyArray<number>
+  readonly payloadVersions: ReadonlyArray<number>
+  /** By place: which of {@link kinds} it is, from 1; 0 for an external step. */
+  readonly kindOf: ReadonlyArray<number>
+  /** As JSON text: the job types, each with what its contract says where the declaration is missing or older. */
+  readonly kinds: string
+  /** By place: how many steps it waits for. */
+  readonly totals: ReadonlyArray<number>
+  readonly edges: EncodedEdges
+  /** The keys of prerequisites that are no steps of this request. */
+  readonly existing: ReadonlyArray<string>
   /** The types whose jobs are enqueued at once, if all prerequisites are in the request. */
   readonly rootTypes: ReadonlyArray<string>
   readonly contracts: ReadonlyArray<AnyContract>
@@ -51,28 +70,89 @@ const byCodeUnits = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 
 
 const maxBytes = 8 * 1024 * 1024
 
-const snapshotOf = (step: StepRequest, organizationId: string | undefined): StepSnapshot => {
-  const isJob = step.executionKind !== "EXTERNAL"
-  return {
-    step_key: step.stepKey,
-    execution_kind: isJob ? "JOB" : "EXTERNAL",
-    job_type: step.jobType ?? null,
-    organization_id: (step.organizationId ?? organizationId)?.toLowerCase() ?? null,
-    payload: step.payload,
-    priority: step.priority ?? null,
-    max_attempts: step.maxAttempts ?? null,
-    timeout_seconds: step.timeout === undefined ? null : timeoutSeconds(step.timeout),
-    stage: isJob ? (step.stage ?? "queued") : null,
-    ...(step.allowHandlerContinuation === true ? { allow_handler_continuation: true } : {}),
-    ...(step.executionResourceKey === undefined ? {} : { execution_resource_key: step.executionResourceKey }),
-    ...(step.fanOut === undefined ? {} : { fan_out_key: step.fanOut.key, fan_out_index: step.fanOut.index }),
-    dependencies: (step.dependencies ?? [])
-      .map(({ stepKey, releaseMode }) => ({
-        prerequisite_step_key: stepKey,
-        release_mode: releaseMode ?? "ON_TERMINAL"
-      }))
-      .sort((a, b) => byCodeUnits(a.prerequisite_step_key, b.prerequisite_step_key))
+const dependenciesOf = ({ dependencies = [] }: StepRequest): StepSnapshot["dependencies"] => {
+  if (dependencies.length === 0) return undefined
+  const onSuccess: Array<string> = []
+  const onTerminal: Array<string> = []
+  for (const { stepKey, releaseMode } of dependencies) {
+    if (releaseMode === "ON_SUCCESS") onSuccess.push(stepKey)
+    else onTerminal.push(stepKey)
   }
+  const sorted = (keys: Array<string>) => (keys.length === 0 ? undefined : keys.sort(byCodeUnits))
+  return { ON_SUCCESS: sorted(onSuccess), ON_TERMINAL: sorted(onTerminal) }
+}
+
+const snapshotOf = (step: StepRequest, organizationId: string | undefined): StepSnapshot => ({
+  step_key: step.stepKey,
+  execution_kind: step.executionKind === "EXTERNAL" ? "EXTERNAL" : undefined,
+  job_type: step.jobType,
+  organization_id: (step.organizationId ?? organizationId)?.toLowerCase(),
+  payload: step.payload,
+  priority: step.priority,
+  max_attempts: step.maxAttempts,
+  timeout_seconds: step.timeout === undefined ? undefined : timeoutSeconds(step.timeout),
+  stage: step.stage === "queued" ? undefined : step.stage,
+  allow_handler_continuation: step.allowHandlerContinuation === true ? true : undefined,
+  execution_resource_key: step.executionResourceKey,
+  fan_out_key: step.fanOut?.key,
+  fan_out_index: step.fanOut?.index,
+  dependencies: dependenciesOf(step)
+})
+
+const edgesOf = (snapshots: ReadonlyArray<StepSnapshot>) => {
+  const places = new Map(snapshots.map(({ step_key: key }, index) => [key, index + 1]))
+  const edges = {
+    dependents: [] as number[],
+    prerequisites: [] as number[],
+    needsSuccess: [] as number[]
+  }
+  const existing = new Map<string, number>()
+  for (const [index, { dependencies }] of snapshots.entries()) {
+    for (const mode of ReleaseMode.literals) {
+      for (const key of dependencies?.[mode] ?? []) {
+        const place = places.get(key) ?? existing.get(key) ?? -existing.size - 1
+        if (place < 0) existing.set(key, place)
+        edges.dependents.push(index + 1)
+        edges.prerequisites.push(place)
+        edges.needsSuccess.push(mode === "ON_SUCCESS" ? 1 : 0)
+      }
+    }
+  }
+  return { edges, existing: [...existing.keys()] }
+}
+
+/** The types of jobs and their contracts, each pair once; or the setting of a contract that breaks a rule. */
+const kindsOf = (steps: ReadonlyArray<StepRequest>) => {
+  const kinds: Array<Json> = []
+  const byContract = new Map<AnyContract | string, number>()
+  const kindOf: Array<number> = []
+  for (const { jobType, contract } of steps) {
+    if (jobType === undefined) {
+      kindOf.push(0)
+      continue
+    }
+    const key = contract ?? jobType
+    let kind = byContract.get(key)
+    if (kind === undefined) {
+      const decides = contract === undefined ? undefined : decidedBy(contract)
+      if (decides !== undefined && Result.isFailure(decides)) return Result.fail(decides.failure)
+      kind = kinds.push({
+        job_type: jobType,
+        ...(decides === undefined
+          ? {}
+          : {
+              contract_version: decides.success.version,
+              contract_priority: decides.success.priority,
+              contract_max_attempts: decides.success.maxAttempts,
+              contract_timeout: decides.success.timeoutSeconds
+            })
+      })
+      byContract.set(key, kind)
+    }
+    kindOf.push(kind)
+  }
+  const contracts = [...byContract.keys()].filter((key) => typeof key !== "string")
+  return Result.succeed({ kinds: JSON.stringify(kinds), kindOf, contracts })
 }
 
 /** Encodes steps that were validated. Fails if they are too much for one statement. */
@@ -81,57 +161,27 @@ export const encodeSteps = (
   organizationId: string | undefined
 ): Result.Result<EncodedSteps, InvalidArgument> => {
   const placed = steps
-    .map((step, ordinal) => ({ step, ordinal, snapshot: snapshotOf(step, organizationId) }))
+    .map((step, ordinal) => ({ step, ordinal }))
     .sort((a, b) => byCodeUnits(a.step.stepKey, b.step.stepKey))
-  const places = new Map(placed.map(({ step }, place) => [step.stepKey, place]))
-  const snapshots = placed.map(({ snapshot }) => snapshot)
+  const ordered = placed.map(({ step }) => step)
+  const snapshots = ordered.map((step) => snapshotOf(step, organizationId))
   const text = JSON.stringify(snapshots)
   if (Buffer.byteLength(text) > maxBytes) {
     return Result.fail(
       new InvalidArgument({ argument: "steps", rule: `must not be larger than ${maxBytes} bytes together` })
     )
   }
-  // put together as text: there may be many more edges than steps, and most of them are numbers and a constant
-  const edges: Array<string> = []
-  for (const [dependent, { dependencies }] of snapshots.entries()) {
-    for (const { prerequisite_step_key: key, release_mode: mode } of dependencies) {
-      const place = places.get(key)
-      const prerequisite = place === undefined ? `"existing":${JSON.stringify(key)}` : `"prerequisite":${place}`
-      edges.push(`{"dependent":${dependent},${prerequisite},"release_mode":"${mode}"}`)
-    }
-  }
-  const decided = new Map<AnyContract, Decided>()
-  for (const { contract } of steps) {
-    if (contract === undefined || decided.has(contract)) continue
-    const decides = decidedBy(contract)
-    if (Result.isFailure(decides)) return Result.fail(decides.failure)
-    decided.set(contract, decides.success)
-  }
-  const details = placed.map(({ step: { payloadVersion = 1, contract }, ordinal }) => {
-    const decides = contract === undefined ? undefined : decided.get(contract)
-    return {
-      ordinal,
-      payload_version: payloadVersion,
-      ...(decides === undefined
-        ? {}
-        : {
-            contract_version: decides.version,
-            contract_priority: decides.priority,
-            contract_max_attempts: decides.maxAttempts,
-            contract_timeout: decides.timeoutSeconds
-          })
-    }
-  })
-  return Result.succeed({
-    snapshots,
+  return Result.map(kindsOf(ordered), (kinds) => ({
     text,
-    details: JSON.stringify(details),
-    edges: `[${edges.join(",")}]`,
-    rootTypes: snapshots.flatMap(({ job_type: type, dependencies }) =>
-      type === null || dependencies.length > 0 ? [] : [type]
-    ),
-    contracts: [...decided.keys()]
-  })
+    ordinals: placed.map(({ ordinal }) => ordinal),
+    payloadVersions: ordered.map(({ payloadVersion = 1 }) => payloadVersion),
+    ...kinds,
+    totals: ordered.map(({ dependencies = [] }) => dependencies.length),
+    ...edgesOf(snapshots),
+    rootTypes: ordered.flatMap(({ jobType, dependencies = [] }) =>
+      jobType === undefined || dependencies.length > 0 ? [] : [jobType]
+    )
+  }))
 }
 
 /** The request of a run, as it is stored: type, organization and key are what it is found by, and not part of it. */

@@ -64,8 +64,8 @@ export type EnqueueWorkflowReason =
   | WriteReason
 
 /**
- * Enqueues a workflow, typed or as plain data: its run, its steps, their dependencies, and the jobs of the steps that wait for nothing, in one
- * statement. Inside `sql.withTransaction` all of that exists if and only if the caller's rows do.
+ * Enqueues a workflow, typed or as plain data: its run, its steps, their dependencies, and the jobs of the steps that wait for
+ * nothing, in one statement. Inside `sql.withTransaction` all of that exists if and only if the caller's rows do.
  *
  * With an idempotency key, a retry of the same request returns the first run, whatever became of it, and a different request
  * fails and names what differs. The order of steps and of dependencies does not matter; what is compared is what was given,
@@ -116,10 +116,7 @@ export function enqueue(
     if (request.activeKey !== undefined) {
       return yield* new ActiveKeyMisuse({ code: "workflow.active_key_api_required" })
     }
-    const steps = yield* checked(request)
-    const enqueued = yield* insert(inputOf(request, steps, undefined), steps)
-    yield* follow(steps, enqueued)
-    return { ...enqueued, workflow }
+    return { ...(yield* enqueueAs(request, insertPlain)), workflow }
   }).pipe(writing("Workflows.enqueue"))
 }
 
@@ -162,10 +159,7 @@ export function enqueueOrGetActive(
     const request = yield* requestOf(workflow, options)
     const { activeKey } = request
     if (activeKey === undefined) return yield* new ActiveKeyMisuse({ code: "workflow.active_key_required" })
-    const steps = yield* checked(request)
-    const enqueued = yield* insertActive(request, activeKey, steps)
-    yield* follow(steps, enqueued)
-    return { ...enqueued, workflow }
+    return { ...(yield* enqueueAs(request, insertActive(activeKey))), workflow }
   }).pipe(writing("Workflows.enqueueOrGetActive"))
 }
 
@@ -173,27 +167,23 @@ const requestOf = (workflow: Workflow.Any | WorkflowRequest, options: Workflow.A
   "toRequest" in workflow ? Effect.fromResult(workflow.toRequest(options)) : Effect.succeed(workflow)
 
 /** Enqueues a request with or without an active key, in the transaction of whoever calls. */
-export const enqueueIn = Effect.fnUntraced(function* (request: WorkflowRequest) {
-  const steps = yield* checked(request)
-  const enqueued: ActiveRun = yield* request.activeKey === undefined
-    ? insert(inputOf(request, steps, undefined), steps)
-    : insertActive(request, request.activeKey, steps)
-  yield* follow(steps, enqueued)
-  return enqueued
-})
+export const enqueueIn = (request: WorkflowRequest) =>
+  enqueueAs<ActiveRun>(request, request.activeKey === undefined ? insertPlain : insertActive(request.activeKey))
 
-const checked = (request: WorkflowRequest): Effect.Effect<EncodedSteps, InvalidArgument | InvalidWorkflow> => {
+type Insert<R extends ActiveRun> = (
+  request: WorkflowRequest,
+  steps: EncodedSteps
+) => Effect.Effect<R, EnqueueWorkflowReason | SqlError, SqlClient>
+
+/** Checks a request, inserts it, and tells whom it concerns once the caller's transaction has committed. */
+const enqueueAs = Effect.fnUntraced(function* <R extends ActiveRun>(request: WorkflowRequest, insert: Insert<R>) {
   const invalid = validateWorkflow(request)
-  return invalid === undefined
-    ? Effect.fromResult(encodeSteps(request.steps, request.organizationId))
-    : Effect.fail(invalid)
-}
-
-/** What follows an enqueue, once the caller's transaction has committed. */
-const follow = Effect.fnUntraced(function* (steps: EncodedSteps, { disposition }: ActiveRun) {
+  if (invalid !== undefined) return yield* Effect.fail(invalid)
+  const steps = yield* Effect.fromResult(encodeSteps(request.steps, request.organizationId))
+  const enqueued = yield* insert(request, steps)
   if (steps.contracts.length > 0) yield* declareSoon(steps.contracts)
-  if (disposition !== "inserted") return
-  yield* markDue(steps.rootTypes)
+  if (enqueued.disposition === "inserted") yield* markDue(steps.rootTypes)
+  return enqueued
 })
 
 const maxRounds = 5
@@ -225,6 +215,8 @@ const insert = Effect.fnUntraced(function* (
   }
   return yield* new Unavailable({ origin: "busy" })
 })
+
+const insertPlain: Insert<EnqueuedRun> = (request, steps) => insert(inputOf(request, steps, undefined), steps)
 
 const answerOf = Effect.fnUntraced(function* (
   row: Row | undefined
@@ -259,56 +251,59 @@ const fieldsOf = (fields: unknown): ReadonlyArray<string> => (Array.isArray(fiel
  * others wait. If it belongs to a run, that run is the answer, unless the idempotency key has one of its own. If it is gone
  * when we look, it is tried again.
  */
-const insertActive = (request: WorkflowRequest, activeKey: string, steps: EncodedSteps) => {
-  const scope = request.organizationId === undefined ? "global" : `organization:${request.organizationId.toLowerCase()}`
-  const byKey = Effect.gen(function* () {
-    if (request.idempotencyKey === undefined) return undefined
-    const [row] = yield* findRun(inputOf(request, steps, undefined))
-    return row === undefined ? undefined : yield* answerOf(row)
-  })
-  const round = Effect.gen(function* () {
-    const { sql, instant } = yield* Sql.clocked
-    const existing = yield* byKey
-    if (existing !== undefined) return existing
-    const [claim] = yield* sql`
+const insertActive =
+  (activeKey: string): Insert<ActiveRun> =>
+  (request, steps) => {
+    const scope =
+      request.organizationId === undefined ? "global" : `organization:${request.organizationId.toLowerCase()}`
+    const byKey = Effect.gen(function* () {
+      if (request.idempotencyKey === undefined) return undefined
+      const [row] = yield* findRun(inputOf(request, steps, undefined))
+      return row === undefined ? undefined : yield* answerOf(row)
+    })
+    const round = Effect.gen(function* () {
+      const { sql, instant } = yield* Sql.clocked
+      const existing = yield* byKey
+      if (existing !== undefined) return existing
+      const [claim] = yield* sql`
       INSERT INTO runledger.workflow_active_claims (scope, active_key, workflow_run_id, created_at, updated_at)
       VALUES (${scope}, ${activeKey}, runledger.uuidv7(), ${instant}, ${instant})
       ON CONFLICT (scope, active_key) DO NOTHING
       RETURNING workflow_run_id
     `
-    if (isString(claim?.workflow_run_id)) {
-      const enqueued = yield* insert(inputOf(request, steps, claim.workflow_run_id), steps)
-      // somebody else has used the idempotency key meanwhile: there is no run for this claim
-      if (enqueued.disposition === "existing") {
-        yield* sql`DELETE FROM runledger.workflow_active_claims WHERE scope = ${scope} AND active_key = ${activeKey}`
+      if (isString(claim?.workflow_run_id)) {
+        const enqueued = yield* insert(inputOf(request, steps, claim.workflow_run_id), steps)
+        // somebody else has used the idempotency key meanwhile: there is no run for this claim
+        if (enqueued.disposition === "existing") {
+          yield* sql`DELETE FROM runledger.workflow_active_claims WHERE scope = ${scope} AND active_key = ${activeKey}`
+        }
+        return enqueued
       }
-      return enqueued
-    }
-    // the transaction that we may have waited for may have used the idempotency key as well
-    const enqueuedMeanwhile = yield* byKey
-    if (enqueuedMeanwhile !== undefined) return enqueuedMeanwhile
-    const [held] = yield* sql`
+      // the transaction that we may have waited for may have used the idempotency key as well
+      const enqueuedMeanwhile = yield* byKey
+      if (enqueuedMeanwhile !== undefined) return enqueuedMeanwhile
+      const [held] = yield* sql`
       SELECT ${sql.literal(workflowRunColumns)}
       FROM runledger.workflow_active_claims c
       JOIN runledger.workflow_runs r ON r.id = c.workflow_run_id
       WHERE c.scope = ${scope} AND c.active_key = ${activeKey}
     `
-    return held === undefined ? undefined : { run: yield* runOf(held), disposition: "active" as const }
-  })
-  return transaction(
-    Effect.gen(function* () {
-      const sql = yield* Sql.client
-      const [settings] = yield* sql`
+      return held === undefined ? undefined : { run: yield* runOf(held), disposition: "active" as const }
+    })
+    return transaction(
+      Effect.gen(function* () {
+        const sql = yield* Sql.client
+        const [settings] = yield* sql`
         SELECT ${sql.literal(isReadCommitted)} AS is_read_committed, ${sql.literal(patience)}
       `
-      if (settings?.is_read_committed !== true) return yield* new NotReadCommitted()
-      for (let n = 0; n < maxRounds; n++) {
-        const answer: ActiveRun | undefined = yield* round
-        if (answer === undefined) continue
-        yield* sql`SELECT set_config('lock_timeout', ${settings.callers_lock_timeout}, true)`
-        return answer
-      }
-      return yield* new Unavailable({ origin: "busy" })
-    })
-  ).pipe(readCommitted("workflow.enqueue_idempotency_unsupported_isolation"))
-}
+        if (settings?.is_read_committed !== true) return yield* new NotReadCommitted()
+        for (let n = 0; n < maxRounds; n++) {
+          const answer: ActiveRun | undefined = yield* round
+          if (answer === undefined) continue
+          yield* sql`SELECT set_config('lock_timeout', ${settings.callers_lock_timeout}, true)`
+          return answer
+        }
+        return yield* new Unavailable({ origin: "busy" })
+      })
+    ).pipe(readCommitted("workflow.enqueue_idempotency_unsupported_isolation"))
+  }

@@ -1,7 +1,8 @@
 import * as Result from "effect/Result"
 import type { Json } from "effect/Schema"
 import type { AnyStep } from "../Workflow.ts"
-import type { Dependency, ReleaseMode, StepRequest } from "./request.ts"
+import type { ReleaseMode } from "../WorkflowRun.ts"
+import type { Dependency, StepRequest } from "./request.ts"
 
 /**
  * Declared steps as plain data: a fan-out becomes its members, and a dependency on it one on each of them. `payloadOf` says what

@@ -24,77 +24,94 @@ export interface RunInput {
 
 /**
  * `item`, the steps with their ids and with what their definitions or contracts decide; and `ids`, their ids by place. Reads
- * `input (at, steps, organization_id)`. All arrays are by place, so nothing is joined.
+ * `input (steps)`. Everything is an array by place, or by kind of job: two results joined would be as slow as their estimates
+ * are wrong.
  */
 export const items = (sql: SqlClient, steps: EncodedSteps): Fragment => sql`
-    item AS MATERIALIZED (
+    kind AS MATERIALIZED (
+      SELECT
+        array_agg(d.state ORDER BY d.place) AS states, array_agg(d.priority ORDER BY d.place) AS priorities,
+        array_agg(d.max_attempts ORDER BY d.place) AS max_attempts, array_agg(d.timeout ORDER BY d.place) AS timeouts
+      FROM (
+        SELECT
+          k.place,
+          -- 0: enabled, 1: disabled, 2: missing
+          CASE WHEN COALESCE(d.is_enabled, k.version IS NOT NULL) THEN 0 WHEN d.is_enabled IS NULL THEN 2 ELSE 1 END AS state,
+          CASE WHEN d.version < k.version THEN k.priority ELSE COALESCE(d.default_priority, k.priority) END AS priority,
+          CASE WHEN d.version < k.version THEN k.max_attempts ELSE COALESCE(d.max_attempts, k.max_attempts) END AS max_attempts,
+          CASE WHEN d.version < k.version THEN k.timeout ELSE COALESCE(d.default_timeout_seconds, k.timeout) END AS timeout
+        FROM ROWS FROM (
+          jsonb_to_recordset(${steps.kinds}::jsonb) AS (
+            job_type text, contract_version integer, contract_priority integer, contract_max_attempts integer,
+            contract_timeout integer
+          )
+        ) WITH ORDINALITY AS k (job_type, version, priority, max_attempts, timeout, place)
+        LEFT JOIN LATERAL (
+          SELECT * FROM runledger.job_definitions d WHERE d.job_type = k.job_type LIMIT 1
+        ) d ON true
+      ) d
+    ), item AS MATERIALIZED (
       SELECT
         runledger.uuidv7() AS id,
-        s.place - 1 AS place, s.ordinal, s.step_key, s.fan_out_key, s.fan_out_index, s.execution_kind, s.job_type,
-        s.payload_version, s.organization_id, s.stage, s.execution_resource_key,
-        COALESCE(s.allow_handler_continuation, false) AS allow_handler_continuation,
+        s.place, s.ordinal, s.total, s.step_key, s.fan_out_key, s.fan_out_index,
+        COALESCE(s.execution_kind, 'JOB') AS execution_kind, s.job_type, s.payload_version, s.organization_id,
+        s.execution_resource_key, COALESCE(s.allow_handler_continuation, false) AS allow_handler_continuation,
         -- a JSON null arrives as NULL
         COALESCE(s.payload, 'null') AS payload,
-        s.execution_kind = 'EXTERNAL'
-          OR COALESCE(d.is_enabled, CASE WHEN s.contract_version IS NOT NULL THEN true END) AS is_enabled,
-        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
-          s.priority,
-          CASE WHEN d.version < s.contract_version THEN s.contract_priority ELSE d.default_priority END,
-          s.contract_priority
-        ) END AS priority,
-        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
-          s.max_attempts,
-          CASE WHEN d.version < s.contract_version THEN s.contract_max_attempts ELSE d.max_attempts END,
-          s.contract_max_attempts
-        ) END AS max_attempts,
-        CASE WHEN s.execution_kind = 'JOB' THEN COALESCE(
-          s.timeout_seconds,
-          CASE WHEN d.version < s.contract_version THEN s.contract_timeout ELSE d.default_timeout_seconds END,
-          s.contract_timeout
-        ) END AS timeout_seconds
+        k.states[s.kind] AS state,
+        COALESCE(s.priority, k.priorities[s.kind]) AS priority,
+        COALESCE(s.max_attempts, k.max_attempts[s.kind]) AS max_attempts,
+        COALESCE(s.timeout_seconds, k.timeouts[s.kind]) AS timeout_seconds,
+        CASE WHEN s.kind > 0 THEN COALESCE(s.stage, 'queued') END AS stage
       FROM input i
+      CROSS JOIN kind k
       CROSS JOIN LATERAL ROWS FROM (
         jsonb_to_recordset(i.steps) AS (
           step_key text, fan_out_key text, fan_out_index integer, execution_kind text, job_type text, organization_id uuid,
           payload jsonb, priority integer, max_attempts integer, timeout_seconds integer, stage text,
           allow_handler_continuation boolean, execution_resource_key text
         ),
-        jsonb_to_recordset(${steps.details}::jsonb) AS (
-          ordinal integer, payload_version integer, contract_version integer, contract_priority integer,
-          contract_max_attempts integer, contract_timeout integer
+        unnest(
+          ${steps.ordinals}::integer[], ${steps.payloadVersions}::integer[], ${steps.kindOf}::integer[],
+          ${steps.totals}::integer[]
         )
       ) WITH ORDINALITY AS s (
         step_key, fan_out_key, fan_out_index, execution_kind, job_type, organization_id, payload, priority, max_attempts,
-        timeout_seconds, stage, allow_handler_continuation, execution_resource_key, ordinal, payload_version,
-        contract_version, contract_priority, contract_max_attempts, contract_timeout, place
+        timeout_seconds, stage, allow_handler_continuation, execution_resource_key, ordinal, payload_version, kind, total,
+        place
       )
-      LEFT JOIN LATERAL (
-        SELECT * FROM runledger.job_definitions d WHERE d.job_type = s.job_type LIMIT 1
-      ) d ON true
     ), ids AS MATERIALIZED (
       SELECT array_agg(id ORDER BY place) AS ids FROM item
     ), refused AS MATERIALIZED (
-      SELECT step_key, job_type, CASE WHEN is_enabled IS NULL THEN 'missing' ELSE 'disabled' END AS state
+      SELECT step_key, job_type, CASE state WHEN 1 THEN 'disabled' ELSE 'missing' END AS state
       FROM item
-      WHERE is_enabled IS NOT TRUE
+      WHERE state > 0
       ORDER BY ordinal
       LIMIT 1
     )`
 
+/** The edges of the request, as {@link EncodedSteps.edges} has them. */
+export const edges = (
+  sql: SqlClient,
+  { edges: { dependents, needsSuccess, prerequisites } }: EncodedSteps
+): Fragment => sql`
+      SELECT dependent, prerequisite, CASE needs_success WHEN 1 THEN 'ON_SUCCESS' ELSE 'ON_TERMINAL' END AS release_mode
+      FROM unnest(${dependents}::integer[], ${prerequisites}::integer[], ${needsSuccess}::integer[])
+        AS e (dependent, prerequisite, needs_success)`
+
 /**
- * Inserts `item` into steps, and their jobs and events. Reads `input (at)`, `owner (id, trace_parent)`, the run, and
- * `begin (place, total, pending, unsatisfied, status)`, how each step begins.
+ * Inserts the steps of `begin`, and their jobs and events: it is `item` with `pending, unsatisfied, status`, how each step
+ * begins. Reads `input (at)`, and `owner (id, trace_parent)`, the run.
  */
 export const insertSteps = `
     starting AS MATERIALIZED (
       SELECT
-        i.*, b.total, b.pending, b.unsatisfied, b.status, o.id AS run_id, o.trace_parent,
+        b.*, o.id AS run_id, o.trace_parent,
         CASE WHEN b.status = 'ENQUEUED' THEN runledger.uuidv7() END AS job_id
-      FROM item i
-      JOIN begin b ON b.place = i.place
+      FROM begin b
       CROSS JOIN owner o
       -- first in, first out: ids of jobs sort as the request does
-      ORDER BY i.ordinal
+      ORDER BY b.ordinal
     ), step AS (
       INSERT INTO runledger.workflow_steps (
         id, workflow_run_id, step_key, fan_out_key, fan_out_index, execution_kind, job_type, payload_version, organization_id,
@@ -150,18 +167,13 @@ export const insertRun = Effect.fnUntraced(function* (run: RunInput, steps: Enco
         ${run.organizationId ?? null}::uuid AS organization_id, ${run.idempotencyKey ?? null}::text AS idempotency_key
         ${sql.literal(keyed ? `, ${patience}` : "")}
       FROM (SELECT ${run.request}::jsonb AS request) r
-    ), ${items(sql, steps)}, edge AS MATERIALIZED (
-      SELECT *
-      FROM jsonb_to_recordset(${steps.edges}::jsonb)
-        AS e (dependent integer, prerequisite integer, release_mode text)
-    ), begin AS MATERIALIZED (
+    ), ${items(sql, steps)}, begin AS MATERIALIZED (
       SELECT
-        i.place, COALESCE(e.total, 0) AS total, COALESCE(e.total, 0) AS pending, 0 AS unsatisfied,
+        i.*, i.total AS pending, 0 AS unsatisfied,
         CASE
-          WHEN e.total IS NOT NULL THEN 'BLOCKED' WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED' ELSE 'WAITING_FOR_EXTERNAL'
+          WHEN i.total > 0 THEN 'BLOCKED' WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED' ELSE 'WAITING_FOR_EXTERNAL'
         END AS status
       FROM item i
-      LEFT JOIN (SELECT dependent, count(*)::integer AS total FROM edge GROUP BY dependent) e ON e.dependent = i.place
     ), counts AS MATERIALIZED (
       SELECT
         count(*)::integer AS total, (count(*) FILTER (WHERE status <> 'WAITING_FOR_EXTERNAL'))::integer AS open,
@@ -185,8 +197,8 @@ export const insertRun = Effect.fnUntraced(function* (run: RunInput, steps: Enco
       INSERT INTO runledger.workflow_step_dependencies (
         workflow_run_id, prerequisite_step_id, dependent_step_id, release_mode, created_at
       )
-      SELECT o.id, n.ids[e.prerequisite + 1], n.ids[e.dependent + 1], e.release_mode, o.created_at
-      FROM edge e
+      SELECT o.id, n.ids[e.prerequisite], n.ids[e.dependent], e.release_mode, o.created_at
+      FROM (${edges(sql, steps)}) e
       CROSS JOIN ids n
       CROSS JOIN owner o
     )
@@ -225,7 +237,9 @@ export const findRun = Effect.fnUntraced(function* (run: RunInput) {
 const foundByKey = (organizationId: string | undefined) => `
       SELECT
         CASE
-          WHEN r.enqueue_request IS NULL THEN 'no snapshot' WHEN r.enqueue_request = i.request THEN 'existing' ELSE 'conflict'
+          WHEN r.enqueue_request IS NULL THEN 'no snapshot'
+          WHEN r.enqueue_request = i.request THEN 'existing'
+          ELSE 'conflict'
         END AS found_as,
         CASE WHEN r.enqueue_request <> i.request THEN (
           SELECT array_agg(DISTINCT d.field ORDER BY d.field)

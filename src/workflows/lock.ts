@@ -43,9 +43,10 @@ export const inRun = <A, E, R>(
   columns: string,
   body: (run: Row | undefined) => Effect.Effect<A, E, R>
 ) =>
-  transaction(
-    Effect.gen(function* () {
-      const sql = yield* Sql.client
+  Effect.gen(function* () {
+    const sql = yield* Sql.client
+    const joined = yield* Sql.inTransaction(sql)
+    const locked = Effect.gen(function* () {
       const [row] = yield* sql`
         WITH input AS MATERIALIZED (
           SELECT ${runId}::uuid AS run_id, ${sql.literal(patience)}
@@ -62,10 +63,11 @@ export const inRun = <A, E, R>(
       if (row?.is_read_committed !== true) return yield* new NotReadCommitted()
       const result = yield* body(row.id === null ? undefined : row)
       // in a transaction of our own the setting ends with it
-      yield* sql`SELECT set_config('lock_timeout', ${row.callers_lock_timeout}, true)`
+      if (joined) yield* sql`SELECT set_config('lock_timeout', ${row.callers_lock_timeout}, true)`
       return result
     })
-  )
+    return yield* transaction(locked)
+  })
 
 /** Locks those of the runs that nobody else holds, in id order, without waiting; returns their ids. */
 export const lockFreeRuns = Effect.fnUntraced(function* (runIds: ReadonlyArray<string>) {

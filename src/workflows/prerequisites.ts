@@ -21,6 +21,14 @@ export interface Prerequisite {
   readonly output: Schema.Json
 }
 
+/** How a step ended that this one has waited for, and what it left. */
+export interface StepResult<A> {
+  readonly stepKey: string
+  readonly status: TerminalStepStatus
+  /** `Some` if it succeeded. */
+  readonly output: Option.Option<A>
+}
+
 const decode = Schema.decodeUnknownEffect(
   Schema.Array(
     Schema.Struct({

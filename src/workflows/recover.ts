@@ -152,19 +152,24 @@ const strictly = { onExcessProperty: "error" } as const
 
 const Snapshot = Schema.Struct({
   step_key: Schema.String,
-  execution_kind: ExecutionKind,
-  job_type: Schema.NullOr(Schema.String),
-  organization_id: Schema.NullOr(Schema.String),
+  execution_kind: Schema.optionalKey(Schema.Literal("EXTERNAL")),
+  job_type: Schema.optionalKey(Schema.String),
+  organization_id: Schema.optionalKey(Schema.String),
   payload: Jsonb,
-  priority: Schema.NullOr(Schema.Int),
-  max_attempts: Schema.NullOr(Schema.Int),
-  timeout_seconds: Schema.NullOr(Schema.Int),
-  stage: Schema.NullOr(Stage),
+  priority: Schema.optionalKey(Schema.Int),
+  max_attempts: Schema.optionalKey(Schema.Int),
+  timeout_seconds: Schema.optionalKey(Schema.Int),
+  stage: Schema.optionalKey(Stage),
   allow_handler_continuation: Schema.optionalKey(Schema.Literal(true)),
   execution_resource_key: Schema.optionalKey(Schema.String),
   fan_out_key: Schema.optionalKey(Schema.String),
   fan_out_index: Schema.optionalKey(Schema.Int),
-  dependencies: Schema.Array(Schema.Struct({ prerequisite_step_key: Schema.String, release_mode: ReleaseMode }))
+  dependencies: Schema.optionalKey(
+    Schema.Struct({
+      ON_SUCCESS: Schema.optionalKey(Schema.Array(Schema.String)),
+      ON_TERMINAL: Schema.optionalKey(Schema.Array(Schema.String))
+    })
+  )
 })
 
 const decodeRequest = Schema.decodeUnknownOption(
@@ -201,7 +206,10 @@ const decodeLive = Schema.decodeUnknownOption(
   )
 )
 
-/** The request that makes the whole of a run again: what was recorded, with what its steps have become; `undefined` if these do not fit. */
+/**
+ * The request that makes the whole of a run again: what was recorded, with what its steps have become; `undefined` if these do
+ * not fit.
+ */
 const requestOf = (
   source: WorkflowRunRecord,
   recorded: unknown,
@@ -226,35 +234,37 @@ const requestOf = (
     byKey.delete(asked.step_key)
     if (
       step === undefined ||
-      step.execution_kind !== asked.execution_kind ||
-      step.job_type !== asked.job_type ||
+      step.execution_kind !== (asked.execution_kind ?? "JOB") ||
+      step.job_type !== (asked.job_type ?? null) ||
       step.allow_handler_continuation !== (asked.allow_handler_continuation ?? false) ||
       step.execution_resource_key !== (asked.execution_resource_key ?? null) ||
-      (asked.priority !== null && asked.priority !== step.priority) ||
-      (asked.max_attempts !== null && asked.max_attempts !== step.max_attempts) ||
-      (asked.timeout_seconds !== null && asked.timeout_seconds !== step.timeout_seconds)
+      (asked.priority !== undefined && asked.priority !== step.priority) ||
+      (asked.max_attempts !== undefined && asked.max_attempts !== step.max_attempts) ||
+      (asked.timeout_seconds !== undefined && asked.timeout_seconds !== step.timeout_seconds)
     ) {
       return undefined
     }
     steps.push({
       stepKey: asked.step_key,
-      executionKind: asked.execution_kind,
+      executionKind: step.execution_kind,
       payload: step.payload,
       payloadVersion: step.payload_version,
-      organizationId: asked.organization_id ?? undefined,
+      organizationId: asked.organization_id,
       fanOut:
         asked.fan_out_key === undefined || asked.fan_out_index === undefined
           ? undefined
           : { key: asked.fan_out_key, index: asked.fan_out_index },
-      dependencies: asked.dependencies.map((d) => ({ stepKey: d.prerequisite_step_key, releaseMode: d.release_mode })),
-      ...(asked.execution_kind === "EXTERNAL"
+      dependencies: ReleaseMode.literals.flatMap((releaseMode) =>
+        (asked.dependencies?.[releaseMode] ?? []).map((stepKey) => ({ stepKey, releaseMode }))
+      ),
+      ...(step.execution_kind === "EXTERNAL"
         ? {}
         : {
-            jobType: asked.job_type ?? undefined,
+            jobType: asked.job_type,
             priority: step.priority ?? undefined,
             maxAttempts: step.max_attempts ?? undefined,
             timeout: step.timeout_seconds === null ? undefined : step.timeout_seconds * 1000,
-            stage: asked.stage ?? undefined,
+            stage: asked.stage,
             allowHandlerContinuation: step.allow_handler_continuation,
             executionResourceKey: step.execution_resource_key ?? undefined
           })

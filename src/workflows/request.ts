@@ -5,12 +5,7 @@ import type * as Duration from "effect/Duration"
 import type { Json } from "effect/Schema"
 import type { Stage } from "../Job.ts"
 import type { AnyContract } from "../JobContract.ts"
-
-/** Whether a dependent also runs after a prerequisite that did not succeed. */
-export type ReleaseMode = "ON_SUCCESS" | "ON_TERMINAL"
-
-/** What runs a step: a worker, or somebody outside who completes it. */
-export type ExecutionKind = "JOB" | "EXTERNAL"
+import type { ExecutionKind, ReleaseMode } from "../WorkflowRun.ts"
 
 /** A step waits for another. */
 export interface Dependency {

@@ -9,6 +9,7 @@ import type { Row } from "effect/sql/SqlConnection"
 import { isString } from "../internal/row.ts"
 import * as Sql from "../internal/sql.ts"
 import { markDue } from "../Notifications.ts"
+import { runTerminalChannel } from "../notifications/terminal.ts"
 import { QueryFailed } from "../Reason.ts"
 import { WorkflowRunRow } from "../WorkflowRun.ts"
 
@@ -23,11 +24,12 @@ export interface StepRef {
 }
 
 /** What {@link stepFollows} reads of a job `q`. */
-export const followed = `q.workflow_run_id, q.workflow_step_id, q.status, q.status_reason, q.last_error_code, q.last_error_message,
-        q.output, q.started_at, q.run_number`
+export const followed = `q.workflow_run_id, q.workflow_step_id, q.status, q.status_reason, q.last_error_code,
+        q.last_error_message, q.output, q.started_at, q.run_number`
 
 /**
- * Writes the state of jobs to their steps, for a CTE `job` that holds {@link followed}; whoever has written a job writes its step in the same statement or the next. `instant` is SQL.
+ * Writes the state of jobs to their steps, for a CTE `job` that holds {@link followed}; whoever has written a job writes its
+ * step in the same statement or the next. `instant` is SQL.
  *
  * `started_at` is the first start: it stays over retries, and goes when a claim is taken back that never started.
  */
@@ -43,7 +45,9 @@ export const stepFollows = (job: string, instant: string) => `
           ELSE s.started_at
         END,
         finished_at = CASE WHEN q.status NOT IN ('PENDING', 'LEASED') THEN COALESCE(s.finished_at, ${instant}) END,
-        status_reason = CASE q.status WHEN 'SUCCEEDED' THEN 'SUCCEEDED' WHEN 'LEASED' THEN s.status_reason ELSE q.status_reason END,
+        status_reason = CASE q.status
+          WHEN 'SUCCEEDED' THEN 'SUCCEEDED' WHEN 'LEASED' THEN s.status_reason ELSE q.status_reason
+        END,
         last_error_code = CASE
           WHEN q.status IN ('PENDING', 'DEAD_LETTERED') THEN q.last_error_code
           WHEN q.status = 'LEASED' THEN s.last_error_code
@@ -114,7 +118,7 @@ export const heldUntil = (run: string) => `(
           WHERE s.workflow_run_id BETWEEN ${run} AND ${run} AND s.status = 'CANCELED' AND q.status = 'CANCELED'
         )`
 
-/** Reads `ended_run (id, status)`: tells of their end, and gives their active keys back, or says that they are to be given back. */
+/** Reads `ended_run (id, status)`: tells of their end, and gives their active keys back, or says that this is to be done. */
 export const endRuns = (clock: string) => `
     freed AS (
       DELETE FROM runledger.workflow_active_claims c
@@ -126,7 +130,7 @@ export const endRuns = (clock: string) => `
       WHERE c.workflow_run_id = ANY (ARRAY(SELECT id FROM ended_run)) AND ${heldUntil("c.workflow_run_id")} > ${clock}
     ), told AS MATERIALIZED (
       SELECT r.id, pg_notify(
-        'runledger_workflow_run_terminal', jsonb_build_object('workflow_run_id', r.id, 'status', r.status)::text
+        '${runTerminalChannel}', jsonb_build_object('workflow_run_id', r.id, 'status', r.status)::text
       )
       FROM ended_run r
     )`

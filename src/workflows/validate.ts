@@ -11,13 +11,11 @@ import { Stage } from "../Job.ts"
 import { maxKeyBytes, maxTypeBytes } from "../jobs/limits.ts"
 import { InvalidArgument } from "../Reason.ts"
 import { type GraphRule, InvalidWorkflow } from "../WorkflowReason.ts"
-import type { Dependency, ExecutionKind, ReleaseMode, StepRequest, WorkflowRequest } from "./request.ts"
+import { ExecutionKind, ReleaseMode } from "../WorkflowRun.ts"
+import type { Dependency, StepRequest, WorkflowRequest } from "./request.ts"
 
 /** Which rule is broken, and where. */
 export type Violation = InvalidWorkflow | InvalidArgument | undefined
-
-const executionKinds: ReadonlyArray<ExecutionKind> = ["JOB", "EXTERNAL"]
-const releaseModes: ReadonlyArray<ReleaseMode> = ["ON_SUCCESS", "ON_TERMINAL"]
 
 const breaks = (rule: GraphRule, where: Omit<typeof InvalidWorkflow.Encoded, "_tag" | "rule"> = {}) =>
   new InvalidWorkflow({ rule, ...where })
@@ -92,7 +90,7 @@ const storable = (step: StepRequest, index?: number): Violation => {
   const { fanOut, contract } = step
   return (
     Args.name(index === undefined ? "stepKey" : `steps[${index}].stepKey`, step.stepKey, maxKeyBytes) ??
-    optional(step.executionKind, (kind) => oneOf(`${at}executionKind`, kind, executionKinds)) ??
+    optional(step.executionKind, (kind) => oneOf(`${at}executionKind`, kind, ExecutionKind.literals)) ??
     optional(step.jobType, (jobType) => Args.name(`${at}jobType`, jobType, maxTypeBytes)) ??
     (contract !== undefined && contract.jobType !== step.jobType
       ? refuse(`${at}contract`, "must be the contract of the step's job type")
@@ -133,9 +131,9 @@ const edges = (step: StepRequest, known?: (stepKey: string) => boolean): Violati
 
 const releaseModesOf = (step: StepRequest): Violation =>
   first(dependenciesOf(step), ({ releaseMode }, index) =>
-    releaseMode === undefined || releaseModes.includes(releaseMode)
+    releaseMode === undefined || ReleaseMode.literals.includes(releaseMode)
       ? undefined
-      : oneOf(`steps[${step.stepKey}].dependencies[${index}].releaseMode`, releaseMode, releaseModes)
+      : oneOf(`steps[${step.stepKey}].dependencies[${index}].releaseMode`, releaseMode, ReleaseMode.literals)
   )
 
 /** A step that stands alone. */
