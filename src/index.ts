@@ -5,7 +5,8 @@
  * - What may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobIntents}, {@link JobLogs}, {@link JobResources},
  *   {@link JobRuntimeConfigs}, {@link JobSchedules}.
  * - Graphs of jobs: {@link Workflow}; what may happen to one: {@link Workflows}.
- * - Who does it: {@link Worker}, {@link Reaper}, {@link Scheduler}, {@link IntentPromoter}, {@link Notifications}.
+ * - Who does it: {@link Worker}, {@link Reaper}, {@link Scheduler}, {@link IntentPromoter}, {@link Notifications},
+ *   or all of them at once: {@link Runledger}.
  * - Whether all is well: {@link Health}. The schema: {@link Migrator}.
  * - What can go wrong: {@link QueryError} and its reasons, {@link SchemaCompatibilityError} and its reasons.
  */
@@ -54,6 +55,7 @@ export {
   type WriteReason
 } from "./Reason.ts"
 export { InvalidReplay, type RecoveryReason, ReplayConflict, WorkflowRequeueNotSupported } from "./RecoveryReason.ts"
+export * as Runledger from "./Runledger.ts"
 export { RuntimeConfigInvalid, RuntimeConfigNotFound, type RuntimeConfigReason } from "./RuntimeConfigReason.ts"
 export {
   ActiveScheduleExists,

@@ -77,6 +77,18 @@ const standing = Effect.fnUntraced(function* <A, E, R>(self: Effect.Effect<A, E,
 })
 
 it.layer(TestDatabase.layerWith({ maxConnections: 20 }), { timeout: "60 seconds" })("Jobs, many at once", (it) => {
+  it.effect("a key is found without waiting for whoever is writing its job", () =>
+    Effect.gen(function* () {
+      const type = yield* makeType
+      const enqueue = Jobs.enqueue(type, 1, { idempotencyKey: "written" })
+      const { jobId } = yield* enqueue
+      const end = yield* standing(Jobs.claim({ workerId: "w", types: [type], limit: 1 }), "COMMIT")
+      const found = yield* enqueue
+      yield* end
+      assert.deepStrictEqual(found, { jobId, status: "PENDING", runNumber: 1, disposition: "existing" })
+    })
+  )
+
   it.effect("two hundred claimers on three clients share nothing and miss nothing", () =>
     Effect.gen(function* () {
       const type = yield* makeType

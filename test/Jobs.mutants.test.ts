@@ -1388,21 +1388,21 @@ const mutants: ReadonlyArray<Mutant> = [
   mutant(
     "enqueue: requests are not compared",
     enqueueStatement,
-    "WHEN found.enqueue_request = i.enqueue_request THEN",
+    "WHEN s.found_request = s.enqueue_request THEN",
     "WHEN true THEN",
     ["enqueue names the fields of a conflict"]
   ),
   mutant(
     "enqueue: no request is equal",
     enqueueStatement,
-    "WHEN found.enqueue_request = i.enqueue_request THEN",
+    "WHEN s.found_request = s.enqueue_request THEN",
     "WHEN false THEN",
     ["enqueue finds an equal request"]
   ),
   mutant(
     "enqueue: the fields are not named",
     enqueueStatement,
-    "CASE WHEN found.enqueue_request <> i.enqueue_request THEN (",
+    "CASE WHEN s.found_request <> s.enqueue_request THEN (",
     "CASE WHEN false THEN (",
     ["enqueue names the fields of a conflict"]
   ),

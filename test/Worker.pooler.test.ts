@@ -1,6 +1,5 @@
-import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
-import { DateTime, Deferred, Effect, Layer, Option, Redacted, Schedule, Schema, type Scope } from "effect"
+import { DateTime, Deferred, Effect, Layer, Option, Schedule, Schema } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Job from "../src/Job.ts"
 import { JobExecution } from "../src/JobExecution.ts"
@@ -11,7 +10,6 @@ import * as Reaper from "../src/Reaper.ts"
 import * as TenantScope from "../src/TenantScope.ts"
 import * as Worker from "../src/Worker.ts"
 import * as Pooler from "./support/pooler.ts"
-import * as TestDatabase from "./support/TestDatabase.ts"
 
 class Work extends Job.make("pooled", {
   payload: { how: Schema.Literals(["return", "complete", "wait", "long"]) },
@@ -40,24 +38,8 @@ const renewed = Effect.fnUntraced(function* (jobId: Jobs.JobId) {
   assert.strictEqual(later.attempt, 1)
 })
 
-/** Everything through a pooler: the worker, the reaper, the listener, and the test itself. */
-const pooled = (
-  listens: Pooler.Listens,
-  body: (pooler: Pooler.Pooler) => Effect.Effect<void, unknown, PgClient.PgClient | SqlClient | Scope.Scope>,
-  isolation = "read committed"
-) =>
-  Effect.gen(function* () {
-    const database = yield* TestDatabase.create({ migrated: true })
-    yield* SqlClient.use(
-      (sql) => sql`ALTER DATABASE ${sql(database)} SET default_transaction_isolation = ${sql.literal(`'${isolation}'`)}`
-    ).pipe(Effect.provide(TestDatabase.client(database, { maxConnections: 1 })))
-    const pooler = yield* Pooler.start(TestDatabase.url(database), { backends: 3, listens })
-    const client = PgClient.layer({ url: Redacted.make(pooler.url), prepare: false, maxConnections: 6 })
-    yield* Effect.scoped(body(pooler)).pipe(Effect.provide(client))
-  })
-
 it.live("the pooler forgets what a session was told, and serves a connection by several backends", () =>
-  pooled(
+  Pooler.pooled(
     "ignored",
     Effect.fnUntraced(function* (pooler) {
       const sql = yield* SqlClient
@@ -75,7 +57,7 @@ it.live("the pooler forgets what a session was told, and serves a connection by 
 it.live.each(["refused", "ignored"] as const)(
   "everything works through a pooler in transaction mode, where LISTEN is %s",
   (listens) =>
-    pooled(
+    Pooler.pooled(
       listens,
       Effect.fnUntraced(function* (pooler) {
         const sql = yield* SqlClient
@@ -159,7 +141,7 @@ it.live.each(["refused", "ignored"] as const)(
 it.live(
   "leases are renewed also where the default isolation is another, and no session can be told otherwise",
   () =>
-    pooled(
+    Pooler.pooled(
       "ignored",
       Effect.fnUntraced(function* () {
         const release = yield* Deferred.make<void>()

@@ -367,7 +367,7 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
         -- the limit keeps this a look-up per row, in the order given
         SELECT * FROM runledger.job_definitions d WHERE d.job_type = r.job_type LIMIT 1
       ) d ON true
-    ), inserted AS (
+    ) ${sql.literal(keyed ? sought : "")}, inserted AS (
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
         stage, idempotency_key, enqueue_request, execution_resource_key, trace_parent, created_at, updated_at
@@ -375,8 +375,9 @@ const insertOnce = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedRequ
       SELECT
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at,
         stage, idempotency_key, enqueue_request, execution_resource_key, trace_parent, at, at
-      FROM item
-      WHERE is_enabled ${sql.literal(keyed ? `AND ${isReadCommitted}` : "")}
+      FROM ${sql.literal(keyed ? "sought" : "item")}
+      -- what is there is not tried: an insert would wait for whoever is writing it
+      WHERE is_enabled ${sql.literal(keyed ? `AND found_id IS NULL AND ${isReadCommitted}` : "")}
       ORDER BY rank
       ${sql.literal(keyed ? "ON CONFLICT DO NOTHING" : "")}
       RETURNING id
@@ -418,37 +419,44 @@ const insertedOrNot = `
       NULL AS fields
     FROM item`
 
+const sought = `, sought AS MATERIALIZED (
+      SELECT
+        i.*, found.id AS found_id, found.status AS found_status, found.run_number AS found_run_number,
+        found.enqueue_request AS found_request
+      FROM item i
+      LEFT JOIN LATERAL (
+        -- two look-ups: IS NOT DISTINCT FROM would use no index
+        SELECT q.id, q.status, q.run_number, q.enqueue_request
+        FROM runledger.job_queue q
+        WHERE q.job_type = i.job_type AND q.organization_id = i.organization_id AND q.idempotency_key = i.idempotency_key
+        UNION ALL
+        SELECT q.id, q.status, q.run_number, q.enqueue_request
+        FROM runledger.job_queue q
+        WHERE q.job_type = i.job_type AND q.organization_id IS NULL AND i.organization_id IS NULL
+          AND q.idempotency_key = i.idempotency_key
+      ) found ON i.idempotency_key IS NOT NULL
+    )`
+
 const insertedOrFound = `
     SELECT
-      i.ordinal,
+      s.ordinal,
       CASE
         WHEN NOT ${isReadCommitted} THEN 'isolation'
-        WHEN i.id IN (SELECT id FROM inserted) THEN 'inserted'
-        WHEN found.id IS NULL AND i.is_enabled IS NULL THEN 'missing'
-        WHEN found.id IS NULL AND NOT i.is_enabled THEN 'disabled'
-        WHEN found.id IS NULL THEN 'unseen'
-        WHEN found.enqueue_request IS NULL THEN 'no snapshot'
-        WHEN found.enqueue_request = i.enqueue_request THEN 'existing'
+        WHEN s.id IN (SELECT id FROM inserted) THEN 'inserted'
+        WHEN s.found_id IS NULL AND s.is_enabled IS NULL THEN 'missing'
+        WHEN s.found_id IS NULL AND NOT s.is_enabled THEN 'disabled'
+        WHEN s.found_id IS NULL THEN 'unseen'
+        WHEN s.found_request IS NULL THEN 'no snapshot'
+        WHEN s.found_request = s.enqueue_request THEN 'existing'
         ELSE 'conflict'
       END AS outcome,
-      COALESCE(found.id, i.id) AS id,
-      COALESCE(found.status, 'PENDING') AS status,
-      COALESCE(found.run_number, 1) AS run_number,
-      CASE WHEN found.enqueue_request <> i.enqueue_request THEN (
+      COALESCE(s.found_id, s.id) AS id,
+      COALESCE(s.found_status, 'PENDING') AS status,
+      COALESCE(s.found_run_number, 1) AS run_number,
+      CASE WHEN s.found_request <> s.enqueue_request THEN (
         SELECT array_agg(DISTINCT k.key ORDER BY k.key)
-        FROM jsonb_object_keys(found.enqueue_request || i.enqueue_request) AS k (key)
-        WHERE found.enqueue_request -> k.key IS DISTINCT FROM i.enqueue_request -> k.key
+        FROM jsonb_object_keys(s.found_request || s.enqueue_request) AS k (key)
+        WHERE s.found_request -> k.key IS DISTINCT FROM s.enqueue_request -> k.key
       ) END AS fields,
-      i.callers_lock_timeout
-    FROM item i
-    LEFT JOIN LATERAL (
-      -- two look-ups: IS NOT DISTINCT FROM would use no index
-      SELECT q.id, q.status, q.run_number, q.enqueue_request
-      FROM runledger.job_queue q
-      WHERE q.job_type = i.job_type AND q.organization_id = i.organization_id AND q.idempotency_key = i.idempotency_key
-      UNION ALL
-      SELECT q.id, q.status, q.run_number, q.enqueue_request
-      FROM runledger.job_queue q
-      WHERE q.job_type = i.job_type AND q.organization_id IS NULL AND i.organization_id IS NULL
-        AND q.idempotency_key = i.idempotency_key
-    ) found ON i.idempotency_key IS NOT NULL`
+      s.callers_lock_timeout
+    FROM sought s`

@@ -3,7 +3,10 @@
  * and nothing that a session was told outlives a transaction (`DISCARD ALL` after each of them).
  */
 import { connect, createServer, type Socket } from "node:net"
-import { Effect, type Scope } from "effect"
+import { PgClient } from "@effect/sql-pg"
+import { Effect, Redacted, type Scope } from "effect"
+import { SqlClient } from "effect/sql/SqlClient"
+import * as TestDatabase from "./TestDatabase.ts"
 
 export interface Pooler {
   /** Of the database that it was started for. */
@@ -260,3 +263,19 @@ export const start = (
     }),
     ({ close }) => Effect.sync(close)
   )
+
+/** Runs `body` on a database of its own, with a client that reaches it through a pooler only. */
+export const pooled = (
+  listens: Listens,
+  body: (pooler: Pooler) => Effect.Effect<void, unknown, PgClient.PgClient | SqlClient | Scope.Scope>,
+  isolation = "read committed"
+) =>
+  Effect.gen(function* () {
+    const database = yield* TestDatabase.create({ migrated: true })
+    yield* SqlClient.use(
+      (sql) => sql`ALTER DATABASE ${sql(database)} SET default_transaction_isolation = ${sql.literal(`'${isolation}'`)}`
+    ).pipe(Effect.provide(TestDatabase.client(database, { maxConnections: 1 })))
+    const pooler = yield* start(TestDatabase.url(database), { backends: 3, listens })
+    const client = PgClient.layer({ url: Redacted.make(pooler.url), prepare: false, maxConnections: 6 })
+    yield* Effect.scoped(body(pooler)).pipe(Effect.provide(client))
+  })
