@@ -48,7 +48,7 @@ const slices = (options: Jobs.MetricsOptions) =>
 const startOver = Effect.gen(function* () {
   const sql = yield* SqlClient
   yield* sql`TRUNCATE runledger.job_queue, runledger.job_attempts, runledger.job_events, runledger.job_dead_letters`
-  yield* sql`TRUNCATE runledger.job_definitions`
+  yield* sql`TRUNCATE runledger.job_definitions CASCADE`
 })
 
 const claimOne = Effect.fnUntraced(function* (jobType: string, lease: Duration.Input = "1 minute") {
@@ -207,7 +207,7 @@ it.layer(TestDatabase.layerTestClock)("Jobs.metrics", (it) => {
       yield* Jobs.completeSuccess(yield* claimOne("ended"))
       yield* claimOne("leased")
       yield* fail(yield* claimOne("dead"), "TERMINAL")
-      yield* sql`TRUNCATE runledger.job_definitions`
+      yield* sql`TRUNCATE runledger.job_definitions CASCADE`
       const listed = Effect.fnUntraced(function* (options: Partial<Jobs.MetricsOptions> = {}) {
         const rows = yield* Jobs.metrics({ scope: admin, ...options })
         const of = yield* Jobs.continuationMetrics({ scope: admin, ...options })

@@ -364,7 +364,7 @@ const forgetEverything = Effect.gen(function* () {
     yield* sql`DELETE FROM runledger.${sql(table)}`
   }
   // a declaration cannot be deleted
-  yield* sql`TRUNCATE runledger.job_definitions`
+  yield* sql`TRUNCATE runledger.job_definitions CASCADE`
 })
 
 const defined = (jobType: string): Extract<Model.Call, { _tag: "Define" }> => ({

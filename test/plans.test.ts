@@ -284,7 +284,7 @@ const plans = Effect.gen(function* () {
 const fixedBuffers = 80
 // before PostgreSQL 17, each id of an array descends its index from the root
 const descends = TestDatabase.major < 17
-const buffersPerJob = descends ? 45 : 35
+const buffersPerJob = descends ? 50 : 40
 
 // what may differ between a small table and a large one: a level more in each index, dead versions not yet gone
 const growth = (buffers: number) => buffers * (descends ? 2 : 1.6) + 40

@@ -345,9 +345,10 @@ const one = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
     [item],
     Effect.fnUntraced(function* (items: ReadonlyArray<I>) {
       if (said.size > 0) {
-        const answered = yield* withRuns(items, said, statement, true)
+        // without waiting: for whoever does not hold the lease, the run is no reason to
+        const answered = yield* withRuns(items, said, statement, false)
         said.clear()
-        return answered
+        if (answered.get(item.lease.jobId) !== "busy") return answered
       }
       if (runs.size === 0) {
         const found = yield* direct(items, statement)
@@ -381,7 +382,8 @@ const many = Effect.fnUntraced(function* <I extends Item, A, E extends Reason>(
       }
       const ofRuns = left.filter(({ lease }) => runs.has(lease.jobId))
       if (ofRuns.length > 0) {
-        const mayWait = isAll && ofRuns.length === items.length
+        const isFound = ofRuns.every(({ lease }) => !said.has(lease.jobId))
+        const mayWait = isAll && isFound && ofRuns.length === items.length
         const end = (half: ReadonlyArray<I>) =>
           withRuns(half, runs, statement, mayWait).pipe(
             // the others have been done, or will be: their answers must not be lost
