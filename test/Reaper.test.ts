@@ -362,10 +362,10 @@ it.layer(FaultySqlClient.layer().pipe(Layer.provide(TestDatabase.layer)), { time
         )
         assert.deepStrictEqual(idsOf(yield* takeN(told, 1)), jobs)
         assert.strictEqual((yield* faults.injected).length, 4)
-        assert.deepStrictEqual(
-          lines.filter((line) => line.startsWith("Warn")),
-          Array.from({ length: 4 }, () => "Warn: Reaping failed and is tried again")
-        )
+        // to connect again may fail too
+        const warnings = lines.filter((line) => line.startsWith("Warn"))
+        assert.isAtLeast(warnings.length, 4)
+        assert.deepStrictEqual([...new Set(warnings)], ["Warn: Reaping failed and is tried again"])
       })
     )
 

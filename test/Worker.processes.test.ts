@@ -255,9 +255,11 @@ test("SIGTERM lets jobs end that end in time, gives back the others at once, and
   Effect.gen(function* () {
     const sql = yield* SqlClient
     const worker = yield* WorkerProcess.ready(url, "first")
-    const short = yield* enqueue({ behavior: "slow", millis: 400 })
+    // one for each of its four slots: no claim is under way that could still bring something
+    const short = yield* enqueue({ behavior: "slow", millis: 600 })
+    const others = yield* Effect.replicateEffect(enqueue({ behavior: "slow", millis: 600 }), 2)
     const long = yield* enqueue({ behavior: "slow", millis: 20_000, attempts: 1 })
-    for (const jobId of [short, long]) yield* worker.said(new RegExp(`^begin ${jobId} 1$`))
+    for (const jobId of [short, ...others, long]) yield* worker.said(new RegExp(`^begin ${jobId} 1$`))
     yield* worker.signal("SIGTERM")
     yield* worker.said(/^stopping$/)
     const late = yield* enqueue({ behavior: "quick" })
@@ -265,7 +267,7 @@ test("SIGTERM lets jobs end that end in time, gives back the others at once, and
     assert.isNull(signal)
     assert.include([0, 130, 143], code)
 
-    assert.deepStrictEqual(yield* statuses, { SUCCEEDED: 1, PENDING: 2 })
+    assert.deepStrictEqual(yield* statuses, { SUCCEEDED: 3, PENDING: 2 })
     assert.strictEqual((yield* get(short)).status, "SUCCEEDED")
     const given = yield* get(long)
     assert.deepStrictEqual(given.lastErrorCode, Option.some("job.worker_shutdown"))
@@ -274,7 +276,7 @@ test("SIGTERM lets jobs end that end in time, gives back the others at once, and
     assert.strictEqual((yield* get(late)).attempt, 0, "it claimed nothing after the signal")
 
     yield* WorkerProcess.start(url, "second")
-    yield* allSucceeded(3)
+    yield* allSucceeded(5)
     assert.deepStrictEqual(yield* attemptsOf(long), [
       ["first", "FAILED"],
       ["second", "SUCCEEDED"]
