@@ -6,7 +6,6 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
-import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { deadTuples } from "./health/deadTuples.ts"
@@ -21,6 +20,7 @@ import { staleLeases } from "./health/staleLeases.ts"
 import { vacuumHolders } from "./health/vacuumHolders.ts"
 import * as Args from "./internal/arguments.ts"
 import { Timestamptz } from "./internal/columns.ts"
+import { forever, rest } from "./internal/forever.ts"
 import { byIndex, readWith } from "./internal/settings.ts"
 import * as Sql from "./internal/sql.ts"
 import { QueryError, reading } from "./QueryError.ts"
@@ -212,10 +212,6 @@ export interface WatchOptions extends HealthOptions {
   readonly interval?: Duration.Input | undefined
 }
 
-/** Pauses after failures, in milliseconds; they double from one to the other. */
-const minPause = 1000
-const maxPause = 30_000
-
 /**
  * Checks at once and then every interval, until the layer is closed: keeps {@link verdicts}, {@link oldestRunnableSeconds},
  * {@link dueJobs} and {@link expiredLeases}, and logs each verdict that changes, a failure as an error. One process per
@@ -248,26 +244,15 @@ export const layer = (options: WatchOptions = {}): Layer.Layer<never, QueryError
 
 const watch = (interval: number, settings: Settings): Effect.Effect<never, never, SqlClient> =>
   Effect.suspend(() => {
-    let failures = 0
     const before = new Map<Check, Verdict>()
     const types = new Set<string>()
-    // processes that were started together do not stay in step
-    const wait = (millis: number) => Effect.flatMap(Random.nextBetween(0.8, 1.2), (part) => Effect.sleep(millis * part))
-    return inspect(settings).pipe(
-      reading("Health.layer"),
-      Effect.withTracerEnabled(false),
-      Effect.tap(({ report, readings }) => Effect.andThen(keep(report, readings, types), tellChanges(report, before))),
-      Effect.matchCauseEffect({
-        onSuccess: () => {
-          failures = 0
-          return wait(interval)
-        },
-        onFailure: (cause) => {
-          const pause = Math.min(maxPause, minPause * 2 ** failures++)
-          return Effect.andThen(Effect.logWarning("Checking failed and is tried again", cause), wait(pause))
-        }
-      }),
-      Effect.forever
+    return forever(
+      "Checking",
+      inspect(settings).pipe(
+        reading("Health.layer"),
+        Effect.tap(({ report, readings }) => Effect.andThen(keep(report, readings, types), tellChanges(report, before)))
+      ),
+      () => rest(interval)
     )
   })
 

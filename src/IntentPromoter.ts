@@ -6,10 +6,10 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
-import * as Random from "effect/Random"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { invalidTypes, type Promotion, promote } from "./intents/promote.ts"
 import * as Args from "./internal/arguments.ts"
+import { forever, rest } from "./internal/forever.ts"
 import { unlessGiven } from "./internal/variable.ts"
 import type { AnyContract } from "./JobContract.ts"
 import { maxBatch } from "./jobs/limits.ts"
@@ -39,10 +39,6 @@ export const intentsPromoted = Metric.counter("runledger_intents_promoted", {
   description: "Intents that were promoted, and those that could not be",
   incremental: true
 })
-
-/** Pauses after failures, in milliseconds; they double from one to the other. */
-const minPause = 1000
-const maxPause = 30_000
 
 /**
  * Calls `JobIntents.promote` for these types at once and then every interval, until the layer is closed; a pass that is under way
@@ -117,26 +113,9 @@ export const layerConfig = (
   )
 
 const loop = (interval: number, limit: number, types: ReadonlyArray<string>): Effect.Effect<never, never, SqlClient> =>
-  Effect.suspend(() => {
-    let failures = 0
-    // processes that were started together do not stay in step
-    const wait = (millis: number) => Effect.flatMap(Random.nextBetween(0.8, 1.2), (part) => Effect.sleep(millis * part))
-    return promote({ types, limit }).pipe(
-      Effect.withTracerEnabled(false),
-      Effect.tap(report),
-      Effect.matchCauseEffect({
-        onSuccess: ({ batchWasFull }) => {
-          failures = 0
-          return batchWasFull ? Effect.yieldNow : wait(interval)
-        },
-        onFailure: (cause) => {
-          const pause = Math.min(maxPause, minPause * 2 ** failures++)
-          return Effect.andThen(Effect.logWarning("Promoting intents failed and is tried again", cause), wait(pause))
-        }
-      }),
-      Effect.forever
-    )
-  })
+  forever("Promoting intents", Effect.tap(promote({ types, limit }), report), ({ batchWasFull }) =>
+    batchWasFull ? Effect.yieldNow : rest(interval)
+  )
 
 const report = Effect.fnUntraced(function* (promotion: Promotion) {
   const { inserted, existing, conflicted, deferred, definitionUnavailable, failures } = promotion

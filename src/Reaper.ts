@@ -9,10 +9,10 @@ import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import * as Random from "effect/Random"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
+import { forever, rest } from "./internal/forever.ts"
 import { unlessGiven } from "./internal/variable.ts"
 import type { AnyContract, Handler } from "./JobContract.ts"
 import { maxBatch } from "./jobs/limits.ts"
@@ -54,10 +54,6 @@ export const leasesReaped = Metric.counter("runledger_leases_reaped", {
 const maxCallbacks = 8
 const maxWaiting = 10_000
 const callbackTime = "10 seconds"
-
-/** Pauses after failures, in milliseconds; they double from one to the other. */
-const minPause = 1000
-const maxPause = 30_000
 
 /**
  * Calls `Jobs.reapExpiredLeases` at once and then every interval, until the layer is closed. Any number of processes may do
@@ -152,28 +148,16 @@ type Tell = (leases: ReadonlyArray<ReapedLease>) => Effect.Effect<void>
 const tellNobody: Tell = () => Effect.void
 
 const loop = (interval: number, limit: number, tell: Tell): Effect.Effect<never, never, SqlClient> =>
-  Effect.suspend(() => {
-    let failures = 0
-    // processes that were started together do not stay in step
-    const wait = (millis: number) => Effect.flatMap(Random.nextBetween(0.8, 1.2), (part) => Effect.sleep(millis * part))
-    return reapExpiredLeases({ limit }).pipe(
-      Effect.withTracerEnabled(false),
+  forever(
+    "Reaping",
+    reapExpiredLeases({ limit }).pipe(
       Effect.tap(report),
-      Effect.tap(({ leases }) => tell(leases)),
-      Effect.matchCauseEffect({
-        onSuccess: ({ leases, postponed }) => {
-          failures = 0
-          // a batch of nothing but rows that cannot be written would come back as it is
-          return leases.length > 0 && leases.length + postponed.length >= limit ? Effect.void : wait(interval)
-        },
-        onFailure: (cause) => {
-          const pause = Math.min(maxPause, minPause * 2 ** failures++)
-          return Effect.andThen(Effect.logWarning("Reaping failed and is tried again", cause), wait(pause))
-        }
-      }),
-      Effect.forever
-    )
-  })
+      Effect.tap(({ leases }) => tell(leases))
+    ),
+    // a batch of nothing but rows that cannot be written would come back as it is
+    ({ leases, postponed }) =>
+      leases.length > 0 && leases.length + postponed.length >= limit ? Effect.void : rest(interval)
+  )
 
 const report = Effect.fnUntraced(function* ({ leases, postponed }: Reaped) {
   const counts: Record<string, number> = {}

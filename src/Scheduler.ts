@@ -8,9 +8,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
-import * as Random from "effect/Random"
 import type { SqlClient } from "effect/sql/SqlClient"
 import * as Args from "./internal/arguments.ts"
+import { forever, spread } from "./internal/forever.ts"
 import { unlessGiven } from "./internal/variable.ts"
 import { maxBatch } from "./jobs/limits.ts"
 import { QueryError } from "./QueryError.ts"
@@ -46,10 +46,6 @@ export const schedulesPostponed = Metric.counter("runledger_schedules_postponed"
   description: "Schedules that could not fire",
   incremental: true
 })
-
-/** Pauses after failures, in milliseconds; they double from one to the other. */
-const minPause = 1000
-const maxPause = 30_000
 
 /**
  * Calls `JobSchedules.fireDue` at once, and then whenever a schedule is due, at the latest after every interval, until the layer
@@ -116,35 +112,15 @@ export const layerConfig = (
   )
 
 const loop = (interval: number, limit: number): Effect.Effect<never, never, SqlClient> =>
-  Effect.suspend(() => {
-    let failures = 0
-    // processes that were started together do not stay in step
-    const spread = (millis: number) => Effect.map(Random.nextBetween(0.8, 1.2), (part) => millis * part)
-    return fireDue({ limit }).pipe(
-      Effect.withTracerEnabled(false),
-      Effect.tap(report),
-      Effect.matchCauseEffect({
-        onSuccess: ({ fires, at, nextDueAt }) => {
-          failures = 0
-          // what is postponed is not due again, so a full batch is always followed by another one
-          if (fires.length >= limit) return Effect.void
-          const left = Option.match(nextDueAt, {
-            onNone: () => Number.POSITIVE_INFINITY,
-            onSome: (next) => DateTime.toEpochMillis(next) - DateTime.toEpochMillis(at)
-          })
-          // never quite at once: another process may hold what is due
-          return Effect.flatMap(spread(interval), (most) => Effect.sleep(Math.max(1, Math.min(left, most))))
-        },
-        onFailure: (cause) => {
-          const pause = Math.min(maxPause, minPause * 2 ** failures++)
-          return Effect.andThen(
-            Effect.logWarning("Firing schedules failed and is tried again", cause),
-            Effect.flatMap(spread(pause), Effect.sleep)
-          )
-        }
-      }),
-      Effect.forever
-    )
+  forever("Firing schedules", Effect.tap(fireDue({ limit }), report), ({ fires, at, nextDueAt }) => {
+    // what is postponed is not due again, so a full batch is always followed by another one
+    if (fires.length >= limit) return Effect.void
+    const left = Option.match(nextDueAt, {
+      onNone: () => Number.POSITIVE_INFINITY,
+      onSome: (next) => DateTime.toEpochMillis(next) - DateTime.toEpochMillis(at)
+    })
+    // never quite at once: another process may hold what is due
+    return Effect.flatMap(spread(interval), (most) => Effect.sleep(Math.max(1, Math.min(left, most))))
   })
 
 const report = Effect.fnUntraced(function* ({ fires }: FiredDue) {
