@@ -564,6 +564,99 @@ it.layer(TestDatabase.layerWith({ maxConnections: 20 }), { timeout: "60 seconds"
       }).pipe(Effect.scoped)
     )
 
+    /** What a claim of everything takes, of a key that allows less. */
+    const checks: Readonly<Record<string, Effect.Effect<boolean, unknown, SqlClient>>> = {
+      "a permit that is held is not given": Effect.gen(function* () {
+        yield* add(newKey(), 2)
+        yield* unchanged(claim(1))
+        return (yield* claims()) === 0
+      }),
+      "a claim takes of a key what it has permits for, whatever the types and priorities": Effect.gen(function* () {
+        const key = newKey()
+        yield* JobDefinitions.upsert("resource.other")
+        yield* JobResources.upsert(key, { permits: 2 })
+        yield* add(key, 2, { priority: 1 })
+        yield* add(key, 2)
+        yield* add(key, 2, { jobType: "resource.other" })
+        return (yield* claim(10, [type, "resource.other"])).length === 2
+      }),
+      "none is given while a retired one is held": Effect.gen(function* () {
+        const key = newKey()
+        yield* JobResources.upsert(key, { permits: 3 })
+        yield* add(key, 6)
+        const [first] = yield* unchanged(claim(3))
+        yield* JobResources.upsert(key, { permits: 1 })
+        yield* Jobs.completeSuccess(first ?? assert.fail())
+        return (yield* claims()) === 0
+      }),
+      "a start that was just made is not made again": Effect.gen(function* () {
+        const key = newKey()
+        yield* JobResources.upsert(key, { permits: 10, rate: { permits: 2, per: "1 hour" } })
+        yield* add(key, 6)
+        return (yield* claims(1)) + (yield* claims()) === 2
+      }),
+      "jobs of one key go by priority": Effect.gen(function* () {
+        const key = newKey()
+        yield* add(key)
+        const [urgent] = yield* add(key, 1, { priority: 5 })
+        return (yield* claimOne).jobId === urgent
+      }),
+      "what is not due is left": Effect.gen(function* () {
+        yield* add(newKey(), 1, { delay: "1 hour" })
+        return (yield* claims()) === 0
+      })
+    }
+    it.effect.each(Object.entries(checks).map(([name, check]) => ({ name, check })))("$name", ({ check }) =>
+      Effect.gen(function* () {
+        yield* startOver
+        assert.isTrue(yield* check)
+      })
+    )
+    const broken: ReadonlyArray<readonly [string, check: string, RegExp | string, string]> = [
+      ["holders are not asked for", "a permit that is held is not given", "j.leased_seq = p.leased_seq", "false"],
+      [
+        "every lane of a key is served",
+        "a claim takes of a key what it has permits for, whatever the types and priorities",
+        "DISTINCT ON (k.resource_key) k.job_type",
+        "k.job_type"
+      ],
+      ["retired permits are no obstacle", "none is given while a retired one is held", "AND r.is_retired", "AND false"],
+      [
+        "tokens do not rest",
+        "a start that was just made is not made again",
+        "k.rate_interval_ms * interval",
+        "0 * interval"
+      ],
+      [
+        "tokens are not asked for",
+        "a start that was just made is not made again",
+        "WHEN resource.rate_interval_ms IS NULL THEN COALESCE(cardinality(permit.ids), 0)",
+        "WHEN true THEN COALESCE(cardinality(permit.ids), 0)"
+      ],
+      [
+        "the lowest first",
+        "jobs of one key go by priority",
+        "ORDER BY k.resource_key, k.priority DESC",
+        "ORDER BY k.resource_key, k.priority"
+      ],
+      ["due or not", "what is not due is left", "AND q.next_run_at <= (SELECT at FROM input)", ""]
+    ]
+    it.effect.each(broken.map(([name, check, search, replace]) => ({ name, check, search, replace })))(
+      "broken on purpose: $name: noticed by '$check'",
+      ({ check, search, replace }) =>
+        Effect.gen(function* () {
+          yield* startOver
+          const edit = { statement: claimStatement, search, replace }
+          const { noticed, applied } = yield* Effect.gen(function* () {
+            const result = yield* Effect.exit(checks[check] ?? Effect.die("there is no such check"))
+            const statements = yield* MutatedSqlClient.Statements
+            return { noticed: Exit.isSuccess(result) && !result.value, applied: statements.applied().has(edit) }
+          }).pipe(Effect.provide(MutatedSqlClient.layer([edit])))
+          assert.isTrue(applied)
+          assert.isTrue(noticed)
+        })
+    )
+
     it.effect("more keys than a claim looks at: none is left out, whatever blocks the others", () =>
       Effect.gen(function* () {
         yield* startOver
