@@ -6,6 +6,7 @@ import replays from "./0005_replays.ts"
 import jobIntents from "./0006_job_intents.ts"
 import operations from "./0007_operations.ts"
 import schedules from "./0008_schedules.ts"
+import syncDisabledDefinitions from "./0009_sync_disabled_definitions.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
@@ -17,5 +18,6 @@ export const migrations: ReadonlyArray<Migration> = [
   replays,
   jobIntents,
   operations,
-  schedules
+  schedules,
+  syncDisabledDefinitions
 ]

@@ -151,6 +151,10 @@ export interface AnyContract {
   readonly decodeOutput: (output: unknown) => Effect.Effect<unknown, Schema.SchemaError>
   /** An error, of the JSON that stands for it; `None` if it does not match the contract, or not any more. */
   readonly decodeError: (error: unknown) => Effect.Effect<Option.Option<unknown>>
+  /** The versions whose payloads it can decode, ascending: its own, and the older ones that it knows. */
+  readonly versions: ReadonlyArray<number>
+  /** A payload of today, of the JSON that was stored with a version. */
+  readonly decodePayload: (payload: Schema.Json, version: number) => Effect.Effect<unknown, JobFailure>
   /** The JSON that stands for a payload. */
   readonly encodePayload: (payload: unknown) => Result.Result<Schema.Json, string>
 }
@@ -293,6 +297,8 @@ const contractOf = <const Type extends string>(
     static readonly payload = payload
     static readonly success = success
     static readonly error = error
+    static readonly versions = [...decoders.keys()].sort((a, b) => a - b)
+    static readonly decodePayload = decodePayload
     static readonly decodeOutput = Schema.decodeUnknownEffect(Schema.toCodecJson(success))
     static readonly decodeError = (value: unknown) =>
       // whatever the decoder does, code and message can still be read

@@ -2,16 +2,23 @@
  * The catalogue of job types: what a new job gets when it is not given, whether new jobs are taken, and when failures are
  * retried. Existing jobs keep what they were given; the retry policy applies to them as it is when they fail.
  */
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
+import {
+  contractsColumns,
+  type DefinitionSettings,
+  encode,
+  encodeGiven,
+  invalid,
+  recordColumns,
+  settingColumns
+} from "./definitions/encode.ts"
 import * as Args from "./internal/arguments.ts"
 import { isReadCommitted, NotReadCommitted, readCommitted } from "./internal/isolation.ts"
 import { invalidLimit } from "./internal/page.ts"
-import { invalidRetry } from "./internal/retry.ts"
 import * as Sql from "./internal/sql.ts"
 import { transaction } from "./internal/transaction.ts"
 import { mayWait, patience } from "./internal/waiting.ts"
@@ -20,7 +27,7 @@ import { DefinitionRow, definitionColumns, type JobDefinition } from "./JobDefin
 import { maxTypeBytes } from "./jobs/limits.ts"
 import { type QueryError, reading, writing } from "./QueryError.ts"
 import {
-  InvalidArgument,
+  type InvalidArgument,
   type InvalidPagination,
   QueryFailed,
   type ReadReason,
@@ -31,40 +38,19 @@ import {
 } from "./Reason.ts"
 import { ActiveScheduleExists } from "./ScheduleReason.ts"
 
+export type { DefinitionSettings, RetryPolicy } from "./definitions/encode.ts"
+export {
+  type DefinitionMode,
+  type DefinitionRequest,
+  type DefinitionSyncReason,
+  type DefinitionSyncReport,
+  type ExactSyncOptions,
+  type ExactSyncReason,
+  type SyncOptions,
+  sync,
+  syncExact
+} from "./definitions/sync.ts"
 export { JobDefinition } from "./JobDefinition.ts"
-
-/**
- * When a failed attempt is tried again: after `initial`, then `factor` times as long each time, at most `max`; spread at
- * random by `jitter`, a fraction of the delay in both directions. Default: 10 s, 20 s, 40 s, ... up to 5 minutes, spread by a
- * tenth.
- */
-export interface RetryPolicy {
-  /** 1 ms to 24 days. Default: 10 seconds. */
-  readonly initial?: Duration.Input | undefined
-  /** 1 to 100. Default: 2. */
-  readonly factor?: number | undefined
-  /** At least `initial`, at most 24 days. Default: 5 minutes, or `initial` if that is longer. */
-  readonly max?: Duration.Input | undefined
-  /** 0 to 1. Default: 0.1. */
-  readonly jitter?: number | undefined
-  /** Exact delays for failure codes, of 1 ms to 24 days: neither grown nor spread. */
-  readonly overrides?: Readonly<Record<string, Duration.Input>> | undefined
-}
-
-/** What can be declared about a job type. */
-export interface DefinitionSettings {
-  /** The version of the contract: at least 1, the default. */
-  readonly version?: number | undefined
-  /** How many attempts a run has: at least 1. Default: 3. */
-  readonly maxAttempts?: number | undefined
-  /** How long an attempt may run, rounded up to seconds: at least 1 second. Default: 5 minutes. */
-  readonly timeout?: Duration.Input | undefined
-  /** -100 to 100, the default 0; higher goes first. */
-  readonly priority?: number | undefined
-  /** Whether new jobs are taken. Default: true. */
-  readonly isEnabled?: boolean | undefined
-  readonly retry?: RetryPolicy | undefined
-}
 
 /** What {@link insertIfMissing} and {@link declare} can fail with. */
 export type DefinitionWriteReason = InvalidArgument | WriteReason
@@ -148,8 +134,9 @@ const upsertOnce = Effect.fnUntraced(function* (record: string) {
       SELECT ${sql.literal(settingColumns)}, at, at FROM input
       ON CONFLICT (job_type) DO UPDATE SET
         is_enabled = EXCLUDED.is_enabled,
+        sync_disabled_at = NULL,
         ${sql.literal(contractsColumns)}
-      WHERE (
+      WHERE d.sync_disabled_at IS NOT NULL OR (
         d.version, d.max_attempts, d.default_timeout_seconds, d.default_priority, d.is_enabled, d.retry_initial_ms,
         d.retry_factor, d.retry_max_ms, d.retry_jitter, d.retry_overrides
       ) IS DISTINCT FROM (
@@ -290,6 +277,8 @@ export const update: (
             default_timeout_seconds = COALESCE(i.default_timeout_seconds, d.default_timeout_seconds),
             default_priority = COALESCE(i.default_priority, d.default_priority),
             is_enabled = COALESCE(i.is_enabled, d.is_enabled),
+            -- whoever says it takes it over
+            sync_disabled_at = CASE WHEN i.is_enabled IS NULL THEN d.sync_disabled_at END,
             retry_initial_ms = COALESCE(i.retry_initial_ms, d.retry_initial_ms),
             retry_factor = COALESCE(i.retry_factor, d.retry_factor),
             -- the longest delay grows with the first, unless it is given too
@@ -393,86 +382,5 @@ export const list: (
   return yield* decodeDefinitions(rows)
 }, reading("JobDefinitions.list"))
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Checking, encoding, decoding
-// ---------------------------------------------------------------------------------------------------------------------
-
 const decodeDefinition = Schema.decodeUnknownEffect(DefinitionRow)
 const decodeDefinitions = Schema.decodeUnknownEffect(Schema.Array(DefinitionRow))
-
-const settingColumns = `
-  job_type, version, max_attempts, default_timeout_seconds, default_priority, is_enabled, retry_initial_ms, retry_factor,
-  retry_max_ms, retry_jitter, retry_overrides`
-
-// what a contract decides; whether the type is enabled belongs to the operator
-const contractsColumns = `version = EXCLUDED.version,
-        max_attempts = EXCLUDED.max_attempts,
-        default_timeout_seconds = EXCLUDED.default_timeout_seconds,
-        default_priority = EXCLUDED.default_priority,
-        retry_initial_ms = EXCLUDED.retry_initial_ms,
-        retry_factor = EXCLUDED.retry_factor,
-        retry_max_ms = EXCLUDED.retry_max_ms,
-        retry_jitter = EXCLUDED.retry_jitter,
-        retry_overrides = EXCLUDED.retry_overrides,
-        updated_at = EXCLUDED.updated_at`
-
-const recordColumns = `
-  job_type text, version integer, max_attempts integer, default_timeout_seconds integer, default_priority integer,
-  is_enabled boolean, retry_initial_ms integer, retry_factor float8, retry_max_ms integer, retry_jitter float8,
-  retry_overrides jsonb`
-
-const invalid = (argument: string, rule: string) => new InvalidArgument({ argument, rule })
-
-const encodeGiven = Effect.fnUntraced(function* (
-  jobType: string,
-  settings: DefinitionSettings
-): Effect.fn.Return<string, InvalidArgument> {
-  const { version, maxAttempts, timeout, priority, retry } = settings
-  const timeoutMillis = timeout === undefined ? undefined : Args.millis(timeout)
-  const timeoutSeconds = timeoutMillis === undefined ? undefined : Math.ceil(timeoutMillis / 1000)
-  const refused =
-    Args.name("jobType", jobType, maxTypeBytes) ??
-    (version === undefined ? undefined : Args.integer("version", version, 1)) ??
-    (maxAttempts === undefined ? undefined : Args.integer("maxAttempts", maxAttempts, 1)) ??
-    (timeout === undefined ? undefined : Args.integer("timeout", timeoutSeconds ?? Number.NaN, 1)) ??
-    (priority === undefined ? undefined : Args.integer("priority", priority, -100, 100))
-  const refusedRetry = refused ?? (retry === undefined ? undefined : invalidRetry(retry))
-  if (refusedRetry !== undefined) return yield* refusedRetry
-  const millis = (input: Duration.Input | undefined) => (input === undefined ? undefined : Args.millis(input))
-  return JSON.stringify({
-    job_type: jobType,
-    version,
-    max_attempts: maxAttempts,
-    default_timeout_seconds: timeoutSeconds,
-    default_priority: priority,
-    is_enabled: settings.isEnabled,
-    retry_initial_ms: millis(retry?.initial),
-    retry_factor: retry?.factor,
-    retry_max_ms: millis(retry?.max),
-    retry_jitter: retry?.jitter,
-    retry_overrides:
-      retry?.overrides === undefined
-        ? undefined
-        : Object.fromEntries(Object.entries(retry.overrides).map(([code, input]) => [code, millis(input)]))
-  })
-})
-
-/** With the defaults of the schema for what is not given. */
-const encode = (jobType: string, settings: DefinitionSettings): Effect.Effect<string, InvalidArgument> => {
-  const initial = settings.retry?.initial ?? "10 seconds"
-  const initialMillis = Args.millis(initial) ?? 0
-  return encodeGiven(jobType, {
-    version: settings.version ?? 1,
-    maxAttempts: settings.maxAttempts ?? 3,
-    timeout: settings.timeout ?? "5 minutes",
-    priority: settings.priority ?? 0,
-    isEnabled: settings.isEnabled ?? true,
-    retry: {
-      initial,
-      factor: settings.retry?.factor ?? 2,
-      max: settings.retry?.max ?? Duration.millis(Math.max(300_000, initialMillis)),
-      jitter: settings.retry?.jitter ?? 0.1,
-      overrides: settings.retry?.overrides ?? {}
-    }
-  })
-}

@@ -9,6 +9,7 @@
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type { SqlError } from "effect/sql/SqlError"
+import type { DefinitionReason } from "./DefinitionReason.ts"
 import type { JobIntentReason } from "./JobIntentReason.ts"
 import type { RecoveryReason } from "./RecoveryReason.ts"
 import type { RuntimeConfigReason } from "./RuntimeConfigReason.ts"
@@ -361,6 +362,7 @@ export type Reason =
   | InvalidRetryTiming
   | UnsupportedIsolation
   | DefinitionUnavailable
+  | DefinitionReason
   | IdempotencyConflict
   | IdempotencySnapshotMissing
   | LeaseOwnerMismatch

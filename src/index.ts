@@ -1,15 +1,17 @@
 /**
  * Durable jobs and workflows on PostgreSQL, as Effects.
  *
- * - Typed contracts: {@link Job}, {@link JobExecution}.
+ * - Typed contracts: {@link Job}, {@link JobExecution}. All of an application in one place: {@link Catalog}.
  * - What may happen to a job: {@link Jobs}, {@link JobDefinitions}, {@link JobIntents}, {@link JobLogs}, {@link JobResources},
  *   {@link JobRuntimeConfigs}, {@link JobSchedules}.
  * - Graphs of jobs: {@link Workflow}; what may happen to one: {@link Workflows}.
- * - Who does it: {@link Worker}, {@link Reaper}, {@link Scheduler}, {@link IntentPromoter}, {@link Notifications},
- *   or all of them at once: {@link Runledger}.
+ * - Who does it: {@link Worker}, {@link Reaper}, {@link Scheduler}, {@link IntentPromoter}, {@link Retention},
+ *   {@link Notifications}, or all of them at once: {@link Runledger}.
  * - Whether all is well: {@link Health}. The schema: {@link Migrator}.
  * - What can go wrong: {@link QueryError} and its reasons, {@link SchemaCompatibilityError} and its reasons.
  */
+export * as Catalog from "./Catalog.ts"
+export { type DefinitionReason, EmptyJobTypeList, InvalidCatalog } from "./DefinitionReason.ts"
 export * as FrameworkConstraint from "./FrameworkConstraint.ts"
 export * as Health from "./Health.ts"
 export * as IntentPromoter from "./IntentPromoter.ts"

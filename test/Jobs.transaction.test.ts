@@ -1,6 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { DateTime, Effect, Exit, Fiber, Layer, Option, Result, Schema } from "effect"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
+import * as Catalog from "../src/Catalog.ts"
+import * as Job from "../src/Job.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import type { JobIntentReason } from "../src/JobIntentReason.ts"
 import * as JobLogs from "../src/JobLogs.ts"
@@ -339,6 +341,16 @@ const refusals: Readonly<Record<Domain, ReadonlyArray<Prepare>>> = {
     Effect.succeed(Jobs.claim({ workerId: "w", types: ["x"], limit: 1, lease: "Infinity" }))
   ],
   InvalidPagination: [Effect.succeed(Jobs.list({ scope: admin, limit: 0 }))],
+  EmptyJobTypeList: [
+    Effect.succeed(JobDefinitions.syncExact([], { scope: ["x"] })),
+    Effect.succeed(JobDefinitions.syncExact([{ jobType: "x" }], { scope: [] }))
+  ],
+  InvalidCatalog: [
+    Effect.sync(() => {
+      const job = Job.make("twice", { payload: {} })
+      return Catalog.sync(Catalog.make({ jobs: [job, job] }))
+    })
+  ],
   RuntimeConfigNotFound: [Effect.succeed(JobRuntimeConfigs.getRequired("unconfigured"))],
   RuntimeConfigInvalid: [
     Effect.map(JobRuntimeConfigs.upsert("misconfigured", { schemaVersion: 1, config: {} }), ({ jobType }) =>

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Logger, Redacted, Result, Schema, Tracer } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import { expect } from "vitest"
+import * as DefinitionReason from "../src/DefinitionReason.ts"
 import {
   ConstraintViolation,
   DefinitionUnavailable,
@@ -80,6 +81,8 @@ const samples: { readonly [Tag in Reason["_tag"]]: Extract<Reason, { readonly _t
   WorkflowRequeueNotSupported: new RecoveryReason.WorkflowRequeueNotSupported({ ...run, jobId: id }),
   InvalidReplay: new RecoveryReason.InvalidReplay({ code: "job.replay_reason_blank" }),
   ReplayConflict: new RecoveryReason.ReplayConflict({ sourceJobId: id, replayJobId: id }),
+  EmptyJobTypeList: new DefinitionReason.EmptyJobTypeList({ list: "scope" }),
+  InvalidCatalog: new DefinitionReason.InvalidCatalog({ name: "email.send", code: "catalog.duplicate_job_type" }),
   RuntimeConfigNotFound: new RuntimeConfigNotFound({ jobType: "email.send" }),
   RuntimeConfigInvalid: new RuntimeConfigInvalid({ jobType: "email.send", schemaVersion: 1 }),
   InvalidWorkflow: new WorkflowReason.InvalidWorkflow({ rule: "invalid_dag_cycle", cycle: ["a", "b"] }),

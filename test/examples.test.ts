@@ -1,6 +1,7 @@
 import { assert, it } from "@effect/vitest"
 import { ConfigProvider, DateTime, Effect, Layer, Option, Ref, Schedule } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
+import * as CatalogExample from "../examples/catalog.ts"
 import { Backfill, BackfillLive } from "../examples/continuation.ts"
 import { placeOrder, SendReceipt } from "../examples/enqueue.ts"
 import { Charge, ChargeLive } from "../examples/exactly-once.ts"
@@ -429,6 +430,26 @@ example("schedule: declared at start, fired for the time that was missed, paused
       assert.isFalse(yield* isActive)
       yield* Scheduled.backToWork
       assert.isTrue(yield* isActive)
+    })
+  )
+)
+
+example("catalog: declared at start, and asked before a deployment", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      yield* CatalogExample.mayShip
+      yield* Layer.build(CatalogExample.Main)
+      assert.isTrue(Option.isSome(yield* JobSchedules.get("month.close")))
+      const old = yield* Jobs.enqueue(
+        CatalogExample.SendInvoice.jobType,
+        { to: "ada", euros: 7 },
+        { payloadVersion: 1 }
+      )
+      assert.strictEqual((yield* ended(old.jobId)).status, "SUCCEEDED")
+      yield* CatalogExample.mayShip
+      yield* JobDefinitions.upsert("invoice.print")
+      yield* Jobs.enqueue("invoice.print", {})
+      assert.strictEqual((yield* Effect.flip(CatalogExample.mayShip))._tag, "Blocked")
     })
   )
 )

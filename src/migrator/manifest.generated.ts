@@ -91,6 +91,7 @@ export const manifest: Definitions = {
     "job_definitions.retry_jitter": "double precision NOT NULL DEFAULT 0.1",
     "job_definitions.retry_max_ms": "integer NOT NULL DEFAULT 300000",
     "job_definitions.retry_overrides": "jsonb NOT NULL DEFAULT '{}'::jsonb",
+    "job_definitions.sync_disabled_at": "timestamp with time zone",
     "job_definitions.updated_at": "timestamp with time zone NOT NULL",
     "job_definitions.version": "integer NOT NULL DEFAULT 1",
     "job_enqueue_intents.conflicted_at": "timestamp with time zone",

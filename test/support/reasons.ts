@@ -3,6 +3,7 @@
  */
 import type { Effect, Result } from "effect"
 import type {
+  Catalog,
   Health,
   JobDefinitions,
   JobIntents,
@@ -196,6 +197,31 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "UnsupportedIsolation",
     ...write
   ),
+  "JobDefinitions.sync": exactly<Raised<typeof JobDefinitions.sync>>()(
+    "InvalidArgument",
+    "ActiveScheduleExists",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "JobDefinitions.syncExact": exactly<Raised<typeof JobDefinitions.syncExact>>()(
+    "InvalidArgument",
+    "EmptyJobTypeList",
+    "ActiveScheduleExists",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Catalog.sync": exactly<Raised<typeof Catalog.sync>>()(
+    "InvalidArgument",
+    "InvalidCatalog",
+    "EmptyJobTypeList",
+    "ActiveScheduleExists",
+    "InvalidSchedule",
+    "ScheduleDefinitionUnavailable",
+    "ScheduleOwnedElsewhere",
+    "UnsupportedIsolation",
+    ...write
+  ),
+  "Catalog.check": exactly<Raised<typeof Catalog.check>>()("InvalidArgument", "InvalidCatalog", ...read),
   "JobDefinitions.get": exactly<Raised<typeof JobDefinitions.get>>()("InvalidArgument", ...read),
   "JobDefinitions.list": exactly<Raised<typeof JobDefinitions.list>>()("InvalidArgument", "InvalidPagination", ...read),
   "JobResources.upsert": exactly<Raised<typeof JobResources.upsert>>()(
