@@ -215,7 +215,7 @@ describe("reasons", () => {
   it("have codes of their own", () => {
     const codes = Object.values(samples).map(({ code }) => code)
     assert.strictEqual(new Set(codes).size, codes.length)
-    for (const code of codes) assert.match(code, /^(?:job|job_definition|job_schedule|db|workflow)\.[a-z_]+$/)
+    for (const code of codes) assert.match(code, /^(?:catalog|job|job_definition|job_schedule|db|workflow)\.[a-z_]+$/)
   })
 
   it("survive encoding and decoding, without what the database said", () => {
