@@ -29,5 +29,6 @@ export const Main = Runledger.layer({
   jobs: [Import],
   worker: { concurrency: 20, drainTimeout: "30 seconds" },
   scheduler: { interval: "10 seconds" },
+  retention: { ages: { succeeded: "7 days", canceled: "7 days", deadLettered: "90 days", runs: "30 days" } },
   health: { interval: "1 minute" }
 }).pipe(Layer.provide([ImportLive, Notifications.layer, Layer.effectDiscard(declare)]), Layer.provide(Migrator.layer))

@@ -7,6 +7,7 @@ import jobIntents from "./0006_job_intents.ts"
 import operations from "./0007_operations.ts"
 import schedules from "./0008_schedules.ts"
 import syncDisabledDefinitions from "./0009_sync_disabled_definitions.ts"
+import retention from "./0010_retention.ts"
 import type { Migration } from "./Migration.ts"
 
 /** Every migration, in the order in which they apply. */
@@ -19,5 +20,6 @@ export const migrations: ReadonlyArray<Migration> = [
   jobIntents,
   operations,
   schedules,
-  syncDisabledDefinitions
+  syncDisabledDefinitions,
+  retention
 ]

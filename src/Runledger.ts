@@ -10,6 +10,7 @@ import type { AnyContract } from "./JobContract.ts"
 import type { QueryError } from "./QueryError.ts"
 import * as Reaper from "./Reaper.ts"
 import type { InvalidArgument } from "./Reason.ts"
+import * as Retention from "./Retention.ts"
 import * as Scheduler from "./Scheduler.ts"
 import * as Worker from "./Worker.ts"
 
@@ -21,12 +22,14 @@ export interface RunledgerOptions<Jobs extends ReadonlyArray<AnyContract>> {
   readonly reaper?: Omit<Reaper.ReaperOptions, "jobs"> | false | undefined
   readonly scheduler?: Scheduler.SchedulerOptions | false | undefined
   readonly promoter?: Omit<IntentPromoter.IntentPromoterOptions, "jobs"> | false | undefined
+  /** What is deleted when it is old enough. Default: nothing. */
+  readonly retention?: Retention.RetentionOptions | undefined
   /** Whether the health of the queue is watched, and how. Default: it is not. */
   readonly health?: Health.WatchOptions | undefined
 }
 
 /**
- * Worker, reaper, scheduler and intent promoter, in one process. Any number of processes may run any of them.
+ * Worker, reaper, scheduler and intent promoter, and retention if you say what may go, in one process. Any number of processes may run any of them.
  *
  * Requires the handlers of exactly `jobs`. With `Notifications.layer` beneath it the worker listens; without, it polls. Closing
  * the layer drains the worker, as `Worker.layer` says.
@@ -54,12 +57,13 @@ export interface RunledgerOptions<Jobs extends ReadonlyArray<AnyContract>> {
 export const layer = <const Jobs extends ReadonlyArray<AnyContract>>(
   options: RunledgerOptions<Jobs>
 ): Layer.Layer<never, InvalidArgument | QueryError<InvalidArgument>, SqlClient | Worker.HandlersOf<Jobs>> => {
-  const { jobs, worker, reaper, scheduler, promoter, health } = options
+  const { jobs, worker, reaper, scheduler, promoter, retention, health } = options
   return Layer.mergeAll(
     worker === false ? Layer.empty : Worker.layer({ ...worker, jobs }),
     reaper === false ? Layer.empty : Reaper.layer({ ...reaper, jobs }),
     scheduler === false ? Layer.empty : Scheduler.layer(scheduler),
     promoter === false || isIdle(options) ? Layer.empty : IntentPromoter.layer({ ...promoter, jobs }),
+    retention === undefined ? Layer.empty : Retention.layer(retention),
     health === undefined ? Layer.empty : Health.layer(health)
   )
 }
@@ -88,12 +92,13 @@ export const layerConfig = <const Jobs extends ReadonlyArray<AnyContract>>(
   InvalidArgument | QueryError<InvalidArgument> | Config.ConfigError,
   SqlClient | Worker.HandlersOf<Jobs>
 > => {
-  const { jobs, worker, reaper, scheduler, promoter, health } = options
+  const { jobs, worker, reaper, scheduler, promoter, retention, health } = options
   return Layer.mergeAll(
     worker === false ? Layer.empty : Worker.layerConfig({ ...worker, jobs }),
     reaper === false ? Layer.empty : Reaper.layerConfig({ ...reaper, jobs }),
     scheduler === false ? Layer.empty : Scheduler.layerConfig(scheduler),
     promoter === false || isIdle(options) ? Layer.empty : IntentPromoter.layerConfig({ ...promoter, jobs }),
+    retention === undefined ? Layer.empty : Retention.layer(retention),
     health === undefined ? Layer.empty : Health.layer(health)
   )
 }

@@ -57,6 +57,7 @@ export {
   type WriteReason
 } from "./Reason.ts"
 export { InvalidReplay, type RecoveryReason, ReplayConflict, WorkflowRequeueNotSupported } from "./RecoveryReason.ts"
+export * as Retention from "./Retention.ts"
 export * as Runledger from "./Runledger.ts"
 export { RuntimeConfigInvalid, RuntimeConfigNotFound, type RuntimeConfigReason } from "./RuntimeConfigReason.ts"
 export {

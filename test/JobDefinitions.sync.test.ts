@@ -468,14 +468,6 @@ it.layer(TestDatabase.layerWith({ maxConnections: 10 }), { timeout: "120 seconds
       Effect.gen(function* () {
         const statements = yield* MutatedSqlClient.Statements
         const told = yield* all.pipe(Effect.timeout("5 seconds"), Effect.exit, TestClock.withLive)
-<<<<<<< ours
-        console.log(
-          JSON.stringify(told),
-          statements.last("is_sync_disabled")?.text,
-          statements.last("AS enables")?.params
-        )
-=======
->>>>>>> theirs
         assert.isTrue(statements.applied().has(edit), "the edit applies")
         assert.isTrue(Exit.isFailure(told) || JSON.stringify(told.value) !== JSON.stringify(expected))
         yield* MutatedSqlClient.unchanged(

@@ -122,8 +122,13 @@ it.effect("an unknown additive migration is fine", () =>
 it.effect("a migration that is not applied is pending", () =>
   Effect.gen(function* () {
     const { id, name, statements } = migrations.at(-1) ?? assert.fail("there are no migrations")
-    const tables = statements.flatMap((statement) => /^CREATE TABLE (\S+)/.exec(statement)?.[1] ?? [])
-    yield* run([`DELETE FROM runledger.migration_history WHERE id = ${id}`, `DROP TABLE ${tables.join(", ")}`])
+    const created = (pattern: RegExp) => statements.flatMap((statement) => pattern.exec(statement)?.[1] ?? [])
+    yield* run([
+      `DELETE FROM runledger.migration_history WHERE id = ${id}`,
+      // an index of a table of its own goes with that
+      ...created(/^CREATE INDEX (\S+)/).map((index) => `DROP INDEX runledger.${index}`),
+      ...created(/^CREATE TABLE (\S+)/).map((table) => `DROP TABLE ${table}`)
+    ])
     const error = yield* Effect.flip(Migrator.ensureSchemaCompatible)
     assert.strictEqual(error.code, "schema.migrations_pending")
     assert.include(error.message, `${id} (${name})`)

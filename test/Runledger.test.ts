@@ -57,7 +57,8 @@ const quick = {
   worker: { pollInterval: "50 millis", lease: "3 seconds", drainTimeout: "1 second" },
   reaper: { interval: "100 millis" },
   scheduler: { interval: "100 millis" },
-  promoter: { pollInterval: "50 millis" }
+  promoter: { pollInterval: "50 millis" },
+  retention: { ages: { canceled: "1 millis" }, interval: "50 millis" }
 } as const
 
 /** Everything that a service does, once. */
@@ -128,6 +129,11 @@ const everything = Effect.gen(function* () {
   const again = yield* ended(buried.jobId, "DEAD_LETTERED")
   assert.strictEqual(again.runNumber, 2)
 
+  // what may go when it is old is gone
+  const { jobId: canceled } = yield* Jobs.enqueue(Work, { n: 7 }, { delay: "1 hour" })
+  yield* Jobs.cancel(global, canceled)
+  yield* eventually(Jobs.get(admin, canceled), Option.isNone)
+
   yield* eventually(JobLogs.list(admin, source.id), (lines) => lines.length > 0)
   const [metrics] = yield* Jobs.metrics({ scope: admin, jobType: Work.jobType })
   assert.isAbove(metrics?.succeeded ?? 0, 10)
@@ -139,7 +145,7 @@ const everything = Effect.gen(function* () {
 })
 
 it.live(
-  "one layer runs what is due, scheduled, recorded and left behind",
+  "one layer runs what is due, scheduled, recorded and left behind, and deletes what is old",
   () => Effect.scoped(everything).pipe(Effect.provide(TestDatabase.layer)),
   60_000
 )
@@ -185,6 +191,7 @@ it.live("bad settings are refused when it is built, and variables are read", () 
     assert.include(yield* refused({ reaper: { limit: 0 } }), "limit")
     assert.include(yield* refused({ scheduler: { interval: 0 } }), "interval")
     assert.include(yield* refused({ promoter: { batchSize: 0 } }), "batchSize")
+    assert.include(yield* refused({ retention: { ages: { succeeded: "Infinity" } } }), "ages")
     const configured = (variables: Record<string, string>) =>
       Layer.build(Layer.provide(Runledger.layerConfig({ jobs: [Work] }), WorkLive)).pipe(
         Effect.provide(ConfigProvider.layer(ConfigProvider.fromUnknown(variables)))

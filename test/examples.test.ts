@@ -11,6 +11,7 @@ import { Export, postExport } from "../examples/http-errors.ts"
 import * as Intent from "../examples/intent.ts"
 import * as Recovery from "../examples/recovery.ts"
 import * as Resources from "../examples/resources.ts"
+import * as Tidy from "../examples/retention.ts"
 import { Sync, SyncLive } from "../examples/retry-timing.ts"
 import * as Scheduled from "../examples/schedule.ts"
 import { Later, signUp, Welcome } from "../examples/test-double.ts"
@@ -176,6 +177,21 @@ example("retry-timing: by policy, by code, and not before what the handler says"
       assert.strictEqual((yield* failed("rejected")).status, "DEAD_LETTERED")
     })
   )
+)
+
+example("retention: what ended goes when it is old, kind by kind, and the rest stays", () =>
+  Effect.gen(function* () {
+    yield* JobDefinitions.upsert("tidy")
+    const { jobId } = yield* Jobs.enqueue("tidy", 1)
+    yield* Jobs.cancel(TenantScope.admin, jobId)
+    const { jobId: waiting } = yield* Jobs.enqueue("tidy", 1)
+    assert.strictEqual(yield* Tidy.tidy(Tidy.ages), 0, "it is young")
+    yield* Effect.sleep("2 millis")
+    assert.isAtLeast(yield* Tidy.tidy({ ...Tidy.ages, canceled: 0 }), 1)
+    assert.isTrue(Option.isNone(yield* Jobs.get(TenantScope.admin, jobId)))
+    assert.isTrue(Option.isSome(yield* Jobs.get(TenantScope.admin, waiting)))
+    yield* Effect.scoped(Layer.build(Tidy.Live))
+  })
 )
 
 example("resources: two at once of one host, and ten a minute, whoever fetches", () =>

@@ -12,6 +12,7 @@ import { IntentRetentionTooLarge } from "../JobIntentReason.ts"
 import { maxBatch } from "../jobs/limits.ts"
 import { type QueryError, writing } from "../QueryError.ts"
 import { type InvalidArgument, QueryFailed, type UnsupportedIsolation, type WriteReason } from "../Reason.ts"
+import { deleteBefore } from "./deleteBefore.ts"
 
 /** What {@link deletePromotedBefore} can fail with. */
 export type DeleteBeforeReason = InvalidArgument | UnsupportedIsolation | WriteReason
@@ -44,31 +45,11 @@ export const deletePromotedBefore: (
 ) {
   const invalid = Args.instant("cutoff", cutoff) ?? Args.integer("limit", limit, 1, maxBatch)
   if (invalid !== undefined) return yield* invalid
-  return yield* readCommitted("job.unsupported_isolation")(deleteBefore(cutoff, limit))
+  return yield* readCommitted("job.unsupported_isolation")(deleteAt(cutoff, limit))
 }, writing("JobIntents.deletePromotedBefore"))
 
-const deleteBefore = Effect.fnUntraced(function* (cutoff: DateTime.Utc, limit: number) {
-  const sql = yield* Sql.client
-  const rows = yield* sql`
-    WITH locked AS MATERIALIZED (
-      SELECT n.id
-      FROM runledger.job_enqueue_intents n
-      WHERE n.promoted_at < ${new Date(cutoff.epochMilliseconds)}::timestamptz
-        AND ${sql.literal(isReadCommitted)}
-      ORDER BY n.promoted_at, n.id
-      LIMIT ${limit}
-      FOR UPDATE SKIP LOCKED
-    ), deleted AS (
-      DELETE FROM runledger.job_enqueue_intents n
-      WHERE n.id = ANY (ARRAY(SELECT id FROM locked))
-      RETURNING n.id
-    )
-    SELECT ${sql.literal(isReadCommitted)} AS is_read_committed, count(*)::int4 AS deleted FROM deleted
-  `
-  const [row] = rows
-  if (row?.is_read_committed !== true) return yield* new NotReadCommitted()
-  return isNumber(row.deleted) ? row.deleted : yield* new QueryFailed({})
-})
+const deleteAt = (cutoff: DateTime.Utc, limit: number) =>
+  Effect.flatMap(Sql.client, (sql) => deleteBefore(sql`${new Date(cutoff.epochMilliseconds)}::timestamptz`, limit))
 
 /** What {@link deletePromotedForJobs} can fail with. */
 export type DeleteForJobsReason = IntentRetentionTooLarge | DeleteBeforeReason

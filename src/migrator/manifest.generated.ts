@@ -552,6 +552,8 @@ END)`,
       "CREATE INDEX idx_job_schedules_owner ON runledger.job_schedules USING btree (owner) WHERE (owner IS NOT NULL)",
     "workflow_active_claims.idx_workflow_active_claims_release_pending":
       "CREATE INDEX idx_workflow_active_claims_release_pending ON runledger.workflow_active_claims USING btree (updated_at, workflow_run_id) WHERE release_pending",
+    "workflow_recoveries.idx_workflow_recoveries_source_step":
+      "CREATE INDEX idx_workflow_recoveries_source_step ON runledger.workflow_recoveries USING btree (source_step_id) WHERE (source_step_id IS NOT NULL)",
     "workflow_recoveries.uq_workflow_recoveries_source_request":
       "CREATE UNIQUE INDEX uq_workflow_recoveries_source_request ON runledger.workflow_recoveries USING btree (source_run_id, request_key)",
     "workflow_run_mutations.uq_workflow_run_mutations_run_mutation_key":

@@ -14,6 +14,7 @@ import type {
   Jobs,
   QueryError,
   Reason,
+  Retention,
   Workflows
 } from "../../src/index.ts"
 
@@ -426,6 +427,7 @@ export const raised: Readonly<Record<string, ReadonlyArray<string>>> = {
     "UnsupportedIsolation",
     ...write
   ),
+  "Retention.prune": exactly<Raised<typeof Retention.prune>>()("InvalidArgument", "UnsupportedIsolation", ...write),
   "JobSchedules.get": exactly<Raised<typeof JobSchedules.get>>()("InvalidSchedule", ...read),
   "JobSchedules.list": exactly<Raised<typeof JobSchedules.list>>()("InvalidArgument", "InvalidPagination", ...read)
 }
