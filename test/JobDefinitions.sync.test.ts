@@ -6,7 +6,7 @@ import * as Job from "../src/Job.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as JobSchedules from "../src/JobSchedules.ts"
 import * as MutatedSqlClient from "./support/MutatedSqlClient.ts"
-import { another, standing, until, waiters, waiting } from "./support/races.ts"
+import { standing, until, waiters, waiting } from "./support/races.ts"
 import { make, makeType, refusal, unique } from "./support/schedules.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 
@@ -212,10 +212,10 @@ it.layer(TestDatabase.layerTestClock)("JobDefinitions.sync", (it) => {
     })
   )
 
-  it.effect("needs READ COMMITTED, and writes nothing otherwise; a session's default does not matter", () =>
+  it.effect("needs READ COMMITTED of a caller's transaction, and writes nothing otherwise", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient
-      const [a = "", b = ""] = types(2)
+      const [a = ""] = types(1)
       yield* sql.withTransaction(
         Effect.gen(function* () {
           yield* sql`SET TRANSACTION ISOLATION LEVEL REPEATABLE READ`
@@ -224,8 +224,6 @@ it.layer(TestDatabase.layerTestClock)("JobDefinitions.sync", (it) => {
           assert.isTrue(Option.isNone(yield* JobDefinitions.get(a)))
         })
       )
-      yield* JobDefinitions.sync([{ jobType: b }])
-      assert.isTrue(yield* isEnabled(b))
     })
   )
 
@@ -437,19 +435,23 @@ it.layer(TestDatabase.layerWith({ maxConnections: 10 }), { timeout: "60 seconds"
         yield* end
       })
     )
-
-    it.effect("a session that is REPEATABLE READ by default gets a transaction that is not", () =>
-      Effect.gen(function* () {
-        const elsewhere = yield* another()
-        const [a = ""] = types(1)
-        yield* Effect.gen(function* () {
-          const connection = yield* SqlClient
-          yield* connection`SELECT 1`
-          assert.deepStrictEqual((yield* JobDefinitions.sync([{ jobType: a }])).inserted, [a])
-        }).pipe(Effect.provideService(SqlClient, elsewhere))
-      })
-    )
   }
+)
+
+it.live("a session that is REPEATABLE READ by default gets a transaction that is not", () =>
+  Effect.gen(function* () {
+    const database = yield* TestDatabase.create({ migrated: true })
+    yield* SqlClient.use(
+      (sql) => sql`ALTER DATABASE ${sql(database)} SET default_transaction_isolation = 'repeatable read'`
+    ).pipe(Effect.provide(TestDatabase.client(database, { maxConnections: 1 })))
+    yield* Effect.gen(function* () {
+      const sql = yield* SqlClient
+      assert.deepStrictEqual(yield* sql`SELECT current_setting('transaction_isolation') AS is`, [
+        { is: "repeatable read" }
+      ])
+      assert.deepStrictEqual((yield* JobDefinitions.sync([{ jobType: "a" }])).inserted, ["a"])
+    }).pipe(Effect.provide(TestDatabase.client(database)))
+  }).pipe(Effect.scoped)
 )
 
 const mutants: ReadonlyArray<readonly [title: string, MutatedSqlClient.Edit]> = [
