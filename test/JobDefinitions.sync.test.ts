@@ -5,6 +5,7 @@ import { TestClock } from "effect/testing"
 import * as Job from "../src/Job.ts"
 import * as JobDefinitions from "../src/JobDefinitions.ts"
 import * as JobSchedules from "../src/JobSchedules.ts"
+import * as FaultySqlClient from "../src/testing/FaultySqlClient.ts"
 import * as MutatedSqlClient from "./support/MutatedSqlClient.ts"
 import { standing, until, waiters, waiting } from "./support/races.ts"
 import { make, makeType, refusal, unique } from "./support/schedules.ts"
@@ -349,6 +350,23 @@ const pausing = Effect.gen(function* () {
   return told
 })
 
+/** Whether a type is enabled that is paused while a sync stands between reading and writing it. */
+const pausedBetween = Effect.gen(function* () {
+  const jobType = yield* makeType
+  const gate = yield* FaultySqlClient.makeGate
+  const sync = yield* JobDefinitions.sync([{ jobType, maxAttempts: 7 }]).pipe(
+    Effect.provide(FaultySqlClient.layer([{ match: /AS enables/, times: 1, fault: FaultySqlClient.waitAt(gate) }])),
+    Effect.forkChild
+  )
+  yield* gate.reached
+  const pause = yield* Effect.forkChild(JobDefinitions.update(jobType, { isEnabled: false }))
+  yield* until(Effect.map(waiters, (count) => count > 0 || pause.pollUnsafe() !== undefined))
+  yield* gate.open
+  yield* Fiber.join(sync)
+  yield* Fiber.join(pause)
+  return yield* isEnabled(jobType)
+})
+
 const paused = [
   [false, 7],
   [false, 7]
@@ -363,6 +381,20 @@ it.layer(TestDatabase.layerWith({ maxConnections: 10 }), { timeout: "60 seconds"
 
     it.effect("an operator's pause survives a sync that is under way, whichever comes first", () =>
       Effect.map(pausing, (outcome) => assert.deepStrictEqual(outcome, paused))
+    )
+
+    it.effect("a pause that comes when a sync is about to write waits for it, and stays", () =>
+      Effect.map(pausedBetween, (isEnabled) => assert.isFalse(isEnabled))
+    )
+
+    it.effect("a sync that does not lock what it has read ends such a pause", () =>
+      Effect.map(
+        Effect.provide(
+          pausedBetween,
+          MutatedSqlClient.layer([{ statement: "AS is_sync_disabled", search: "FOR NO KEY UPDATE", replace: "" }])
+        ),
+        (isEnabled) => assert.isTrue(isEnabled)
+      )
     )
 
     it.effect("an older sync that waits for a newer one does not undo it", () =>
