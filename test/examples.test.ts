@@ -9,6 +9,7 @@ import * as FirstScreen from "../examples/first-screen.ts"
 import * as HealthExample from "../examples/health.ts"
 import { Export, postExport } from "../examples/http-errors.ts"
 import * as Intent from "../examples/intent.ts"
+import * as Metrics from "../examples/metrics.ts"
 import * as Recovery from "../examples/recovery.ts"
 import * as Resources from "../examples/resources.ts"
 import * as Tidy from "../examples/retention.ts"
@@ -466,6 +467,21 @@ example("catalog: declared at start, and asked before a deployment", () =>
       yield* JobDefinitions.upsert("invoice.print")
       yield* Jobs.enqueue("invoice.print", {})
       assert.strictEqual((yield* Effect.flip(CatalogExample.mayShip))._tag, "Blocked")
+    })
+  )
+)
+
+example("metrics: what waits and what became of it, and a setting that holds from the next attempt on", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { Digest, DigestLive, overview, shorten } = Metrics
+      yield* shorten(50)
+      yield* Layer.build(Layer.provide(Worker.layer({ ...quick, jobs: [Digest] }), DigestLive))
+      const sent = Effect.flatMap(Jobs.enqueue(Digest, { to: "ada@example.com" }), ({ jobId }) => ended(jobId))
+      assert.deepStrictEqual((yield* sent).output, Option.some({ items: 50 }))
+      yield* shorten(5)
+      assert.deepStrictEqual((yield* sent).output, Option.some({ items: 5 }))
+      assert.deepStrictEqual(yield* overview, ["digest.send: 0 due; 2 succeeded, 0 dead letters in the last hour"])
     })
   )
 )
