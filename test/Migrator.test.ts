@@ -64,7 +64,10 @@ it.effect.each([{ isolation: "read committed" }, { isolation: "repeatable read" 
           ),
         { concurrency: "unbounded" }
       )
-      assert.deepStrictEqual(results.flatMap(({ applied }) => applied.map(({ id }) => id)).sort(), ids)
+      assert.deepStrictEqual(
+        results.flatMap(({ applied }) => applied.map(({ id }) => id)).sort((a, b) => a - b),
+        ids
+      )
     })
 )
 
