@@ -26,7 +26,12 @@ it.effect("workflows come to a database that is full of jobs, and the jobs go on
     )
     assert.isAbove(before.length, 1)
     yield* apply(before)
-    yield* JobDefinitions.upsert(type, { maxAttempts: 3, retry: { initial: 1, max: 1, jitter: 0 } })
+    // as a release of that time declared it
+    yield* sql`
+      INSERT INTO runledger.job_definitions (
+        job_type, max_attempts, retry_initial_ms, retry_max_ms, retry_jitter, created_at, updated_at
+      )
+      VALUES (${type}, 3, 1, 1, 0, statement_timestamp(), statement_timestamp())`
     yield* Jobs.enqueueMany(
       Array.from({ length: 500 }, (_, n) => ({ jobType: type, payload: n, idempotencyKey: `key-${n}` }))
     )

@@ -420,13 +420,15 @@ const select = Effect.fnUntraced(function* (
         taken_at = c.leased_at
       FROM picked k
       JOIN claimed c ON c.id = k.id
-      WHERE p.id = k.permit_id AND p.id = ANY (ARRAY(SELECT permit_id FROM picked WHERE permit_id IS NOT NULL))
+      WHERE k.permit_id IS NOT NULL
+        AND p.id = k.permit_id AND p.id = ANY (ARRAY(SELECT permit_id FROM picked WHERE permit_id IS NOT NULL))
     ), token AS (
       UPDATE runledger.job_execution_rate_tokens t
       SET free_at = i.at + k.rate_interval_ms * interval '1 millisecond'
       FROM picked k
       CROSS JOIN input i
-      WHERE t.id = k.token_id AND t.id = ANY (ARRAY(SELECT token_id FROM picked WHERE token_id IS NOT NULL))
+      WHERE k.token_id IS NOT NULL
+        AND t.id = k.token_id AND t.id = ANY (ARRAY(SELECT token_id FROM picked WHERE token_id IS NOT NULL))
     ), step AS (
       -- what "stepFollows" would write of a job that is leased, and no more: every claim pays for it, also one of nothing
       UPDATE runledger.workflow_steps s
