@@ -287,7 +287,7 @@ const descends = TestDatabase.major < 17
 const buffersPerJob = descends ? 50 : 40
 
 // what may differ between a small table and a large one: a level more in each index, dead versions not yet gone
-const growth = (buffers: number) => buffers * (descends ? 2 : 1.6) + 40
+const growth = (buffers: number) => buffers * (descends ? 2.2 : 1.8) + 40
 
 const compiledFrom = 100_000
 
