@@ -18,8 +18,8 @@ const migration: Migration = {
   CONSTRAINT pk_job_logs PRIMARY KEY (job_id, id),
   CONSTRAINT chk_job_logs_attempt_nonnegative CHECK (attempt >= 0),
   CONSTRAINT chk_job_logs_run_number_positive CHECK (run_number > 0),
-  CONSTRAINT chk_job_logs_level_not_blank CHECK (length(trim(level)) > 0),
-  CONSTRAINT chk_job_logs_message_not_blank CHECK (length(trim(message)) > 0)
+  CONSTRAINT chk_job_logs_level_not_blank CHECK (level::bpchar <> ''),
+  CONSTRAINT chk_job_logs_message_not_blank CHECK (message::bpchar <> '')
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)`
   ]
 }

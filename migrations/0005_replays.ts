@@ -23,9 +23,9 @@ const migration: Migration = {
   CONSTRAINT chk_job_replays_distinct_jobs CHECK (source_job_id <> replay_job_id),
   CONSTRAINT chk_job_replays_source_run_positive CHECK (source_run_number > 0),
   CONSTRAINT chk_job_replays_request_key CHECK (
-    length(trim(replay_request_key)) > 0 AND octet_length(replay_request_key) <= 512
+    replay_request_key::bpchar <> '' AND octet_length(replay_request_key) <= 512
   ),
-  CONSTRAINT chk_job_replays_reason_not_blank CHECK (length(trim(reason)) > 0)
+  CONSTRAINT chk_job_replays_reason_not_blank CHECK (reason::bpchar <> '')
 )`,
 
     // The run whose dead letter asks for nothing any more: the job was requeued since, or a redrive has met it and found that

@@ -66,7 +66,7 @@ const migration: Migration = {
           WHEN promotion_attempts = 0
             THEN last_attempted_at IS NULL AND last_error_code IS NULL AND last_error_message IS NULL
           ELSE last_attempted_at IS NOT NULL
-            AND length(trim(COALESCE(last_error_code, ''))) > 0 AND length(trim(COALESCE(last_error_message, ''))) > 0
+            AND COALESCE(last_error_code, '')::bpchar <> '' AND COALESCE(last_error_message, '')::bpchar <> ''
         END
       WHEN 'PROMOTED' THEN
         promotion_attempts > 0 AND last_attempted_at IS NOT NULL AND promoted_job_id IS NOT NULL
@@ -74,7 +74,7 @@ const migration: Migration = {
       WHEN 'CONFLICTED' THEN
         promotion_attempts > 0 AND last_attempted_at IS NOT NULL AND promoted_job_id IS NULL AND promoted_at IS NULL
         AND conflicted_at IS NOT NULL
-        AND length(trim(COALESCE(last_error_code, ''))) > 0 AND length(trim(COALESCE(last_error_message, ''))) > 0
+        AND COALESCE(last_error_code, '')::bpchar <> '' AND COALESCE(last_error_message, '')::bpchar <> ''
       -- any other status breaks the rule of its own
       ELSE true
     END

@@ -16,7 +16,7 @@ const migration: Migration = {
   created_at timestamptz NOT NULL,
   updated_at timestamptz NOT NULL,
   CONSTRAINT pk_job_runtime_configs PRIMARY KEY (job_type),
-  CONSTRAINT chk_job_runtime_configs_type_not_blank CHECK (length(trim(job_type)) > 0),
+  CONSTRAINT chk_job_runtime_configs_type_not_blank CHECK (job_type::bpchar <> ''),
   CONSTRAINT chk_job_runtime_configs_schema_version_positive CHECK (schema_version > 0),
   CONSTRAINT chk_job_runtime_configs_config_object CHECK (jsonb_typeof(config) = 'object')
 )`,

@@ -41,13 +41,13 @@ const migration: Migration = {
   CONSTRAINT job_schedules_name_key UNIQUE (name),
   CONSTRAINT fk_job_schedules_job_type FOREIGN KEY (job_type)
     REFERENCES runledger.job_definitions (job_type) ON DELETE RESTRICT,
-  CONSTRAINT chk_job_schedules_name_not_blank CHECK (length(trim(name)) > 0),
-  CONSTRAINT chk_job_schedules_owner_not_blank CHECK (length(trim(owner)) > 0),
+  CONSTRAINT chk_job_schedules_name_not_blank CHECK (name::bpchar <> ''),
+  CONSTRAINT chk_job_schedules_owner_not_blank CHECK (owner::bpchar <> ''),
   CONSTRAINT chk_job_schedules_payload_version_positive CHECK (payload_version > 0),
   -- where in the payload the job finds its time: a member, a wrapper around the template, or only its idempotency key
   CONSTRAINT chk_job_schedules_carries_time CHECK (carries_time IN ('MEMBER', 'WRAPPER', 'KEY')),
-  CONSTRAINT chk_job_schedules_cron_not_blank CHECK (length(trim(cron_expr)) > 0),
-  CONSTRAINT chk_job_schedules_timezone_not_blank CHECK (length(trim(timezone)) > 0),
+  CONSTRAINT chk_job_schedules_cron_not_blank CHECK (cron_expr::bpchar <> ''),
+  CONSTRAINT chk_job_schedules_timezone_not_blank CHECK (timezone::bpchar <> ''),
   CONSTRAINT chk_job_schedules_overlap CHECK (overlap IN ('earlier', 'later', 'both')),
   CONSTRAINT chk_job_schedules_jitter_nonnegative CHECK (max_jitter_seconds >= 0),
   CONSTRAINT chk_job_schedules_paused CHECK (paused_at IS NULL OR NOT is_active),

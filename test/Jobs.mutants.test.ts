@@ -1046,19 +1046,13 @@ const mutants: ReadonlyArray<Mutant> = [
     `|| ${givenPart(3)}`,
     "refuses another worker"
   ),
-  ...each(
-    fenced,
-    "the end of the lease is not looked at",
-    /SELECT \* FROM locked WHERE lease_expires_at > [^\n]+/g,
-    "$& OR true",
-    "refuses an expired lease"
-  ),
+  ...each(fenced, "the end of the lease is not looked at", "WHERE is_live", "WHERE true", "refuses an expired lease"),
   ...fenced.map(
     (name): Mutant => ({
       name: `${name}: waits for the row, and asks the clock before`,
       edits: [
         ["FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE"],
-        ["SELECT * FROM locked WHERE lease_expires_at > clock_timestamp()", "SELECT * FROM locked"],
+        ["SELECT * FROM locked WHERE is_live", "SELECT * FROM locked"],
         [
           "WHERE q.id = ANY ((SELECT ids FROM input)::uuid[])",
           "WHERE q.lease_expires_at > statement_timestamp() AND q.id = ANY ((SELECT ids FROM input)::uuid[])"
@@ -1094,7 +1088,7 @@ const mutants: ReadonlyArray<Mutant> = [
   ...each(
     ["success"],
     "the attempt is not written",
-    /'SUCCEEDED', l\.event_seq \+ 1\s+FROM valid l\s+CROSS JOIN input i/g,
+    /'SUCCEEDED', l\.event_seq \+ 1\s+FROM valid l/g,
     "$& WHERE false",
     "writes the attempt"
   ),
@@ -1191,14 +1185,18 @@ const mutants: ReadonlyArray<Mutant> = [
     "$1",
     ["claim takes the rest of a lane"]
   ),
-  mutant("claim: due or not", claimStatement, "AND q.next_run_at <= (SELECT at FROM input)", "", [
-    "claim leaves what is not due"
-  ]),
+  mutant(
+    "claim: due or not",
+    claimStatement,
+    /(?<=next_run_at )(?:<=|BETWEEN h\.next_run_at AND) \(SELECT at FROM input\)/g,
+    "IS NOT NULL",
+    ["claim leaves what is not due"]
+  ),
   mutant(
     "claim: due or not, of a lane that has something due",
     claimStatement,
-    /AND q\.next_run_at <= \(SELECT at FROM input\)(\s+ORDER BY q\.execution_resource_key NULLS FIRST, q\.next_run_at, q\.id)/g,
-    "$1",
+    "BETWEEN h.next_run_at AND (SELECT at FROM input)",
+    ">= h.next_run_at",
     ["claim leaves what is not due"]
   ),
   mutant("claim: any payload first", claimStatement, "AND q.payload_version <= t.max_version", "", [

@@ -157,12 +157,13 @@ const createPermits = Effect.fnUntraced(function* (keys: ReadonlyArray<string>) 
  * The claim, as one statement whose cost depends on the lanes of the types asked for and the jobs taken, not on what else
  * the table holds.
  *
- * - `lanes` walks the existing payload versions and priorities of jobs without a resource key, one index probe each.
- *   (PostgreSQL 18 could skip through the index by itself, older servers cannot.) The first lane of a version has no priority
- *   if all of its jobs have keys.
+ * - `lanes` walks the existing payload versions and priorities of jobs without a resource key, one index probe each, which
+ *   finds the head of the lane. (PostgreSQL 18 could skip through the index by itself, older servers cannot.) The first lane
+ *   of a version has no priority if all of its jobs have keys.
  * - `keyed` walks the resource keys of each version and their priorities. A key is one probe however many jobs wait for it,
  *   and the walk is bounded: if there are more, it begins at a random one, so that each has its turn.
  * - `heads` keeps the lanes that have something due, and orders them.
+ * - `picked` begins at the head of each lane: before it lie the index entries of jobs that were claimed and not vacuumed yet.
  * - `picked` pulls from the lanes in that order. The LIMIT stands outside and the lock inside, so rows are locked one by one
  *   as they are pulled. Of a lane with a resource key it locks the free permits first, then tokens of the rate, then as many
  *   jobs. All of them skip what others hold: two claims never wait for each other, and a key that another claim is about is
@@ -194,124 +195,109 @@ const select = Effect.fnUntraced(function* (
           LIMIT 1
         ), '') AS start_key
     ), lanes AS (
-      SELECT t.job_type, t.max_version, lane.payload_version, lane.priority, 1 AS nth
+      SELECT t.job_type, t.max_version, lane.payload_version, lane.priority, lane.next_run_at, 1 AS nth
       FROM unnest((SELECT types FROM input), (SELECT versions FROM input)) AS t (job_type, max_version)
       CROSS JOIN LATERAL (
-        SELECT q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END AS priority
+        SELECT
+          q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END AS priority, q.next_run_at
         FROM runledger.job_queue q
         WHERE q.status = 'PENDING' AND q.job_type = t.job_type AND q.payload_version <= t.max_version
-        ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC
+        ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
         LIMIT 1
       ) lane
       WHERE ${sql.literal(isReadCommitted)}
       UNION ALL
-      SELECT l.job_type, l.max_version, lane.payload_version, lane.priority, lane.nth
+      SELECT l.job_type, l.max_version, lane.payload_version, lane.priority, lane.next_run_at, lane.nth
       FROM lanes l
       CROSS JOIN LATERAL (
         (
-          SELECT q.payload_version, q.priority::integer AS priority, l.nth + 1 AS nth
+          SELECT q.payload_version, q.priority::integer AS priority, q.next_run_at, l.nth + 1 AS nth
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
             AND q.job_type = l.job_type AND q.payload_version = l.payload_version AND q.priority < l.priority
-          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         UNION ALL
         (
-          SELECT q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END, 1
+          SELECT q.payload_version, CASE WHEN q.execution_resource_key IS NULL THEN q.priority::integer END, q.next_run_at, 1
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.job_type = l.job_type
             AND q.payload_version > l.payload_version AND q.payload_version <= l.max_version
-          ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.payload_version, q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         LIMIT 1
       ) lane
     ), keyed AS (
-      SELECT v.job_type, v.payload_version, first.resource_key, first.priority, first.is_past_end
+      SELECT v.job_type, v.payload_version, first.resource_key, first.priority, first.next_run_at, first.is_past_end
       FROM lanes v
       CROSS JOIN LATERAL (
         (
-          SELECT q.execution_resource_key AS resource_key, q.priority, false AS is_past_end
+          SELECT q.execution_resource_key AS resource_key, q.priority, q.next_run_at, false AS is_past_end
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.job_type = v.job_type AND q.payload_version = v.payload_version
             AND q.execution_resource_key >= (SELECT start_key FROM input)
-          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         UNION ALL
         (
-          SELECT q.execution_resource_key, q.priority, true
+          SELECT q.execution_resource_key, q.priority, q.next_run_at, true
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.job_type = v.job_type AND q.payload_version = v.payload_version
             AND q.execution_resource_key < (SELECT start_key FROM input)
-          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         LIMIT 1
       ) first
       WHERE v.nth = 1
       UNION ALL
-      SELECT k.job_type, k.payload_version, next.resource_key, next.priority, next.is_past_end
+      SELECT k.job_type, k.payload_version, next.resource_key, next.priority, next.next_run_at, next.is_past_end
       FROM keyed k
       CROSS JOIN LATERAL (
         (
-          SELECT q.execution_resource_key AS resource_key, q.priority, k.is_past_end
+          SELECT q.execution_resource_key AS resource_key, q.priority, q.next_run_at, k.is_past_end
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
             AND q.execution_resource_key = k.resource_key AND q.priority < k.priority
-          ORDER BY q.priority DESC
+          ORDER BY q.priority DESC, q.next_run_at
           LIMIT 1
         )
         UNION ALL
         (
-          SELECT q.execution_resource_key, q.priority, false
+          SELECT q.execution_resource_key, q.priority, q.next_run_at, false
           FROM runledger.job_queue q
           WHERE NOT k.is_past_end
             AND q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
             AND q.execution_resource_key > k.resource_key
-          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         UNION ALL
         (
-          SELECT q.execution_resource_key, q.priority, true
+          SELECT q.execution_resource_key, q.priority, q.next_run_at, true
           FROM runledger.job_queue q
           WHERE q.status = 'PENDING' AND q.job_type = k.job_type AND q.payload_version = k.payload_version
             AND q.execution_resource_key > CASE WHEN k.is_past_end THEN k.resource_key::text ELSE '' END
             AND q.execution_resource_key < (SELECT start_key FROM input)
-          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC
+          ORDER BY q.execution_resource_key NULLS FIRST, q.priority DESC, q.next_run_at
           LIMIT 1
         )
         LIMIT 1
       ) next
     ), heads AS MATERIALIZED (
-      SELECT l.job_type, l.payload_version, NULL::text AS resource_key, l.priority, head.next_run_at
+      SELECT l.job_type, l.payload_version, NULL::text AS resource_key, l.priority, l.next_run_at
       FROM lanes l
-      CROSS JOIN LATERAL (
-        SELECT q.next_run_at
-        FROM runledger.job_queue q
-        WHERE q.status = 'PENDING' AND q.execution_resource_key IS NULL
-          AND q.job_type = l.job_type AND q.payload_version = l.payload_version AND q.priority = l.priority
-          AND q.next_run_at <= (SELECT at FROM input)
-        ORDER BY q.execution_resource_key NULLS FIRST, q.next_run_at
-        LIMIT 1
-      ) head
+      WHERE l.priority IS NOT NULL AND l.next_run_at <= (SELECT at FROM input)
       UNION ALL
       (
         -- one lane of each key, or the same permit would be given twice
-        SELECT DISTINCT ON (k.resource_key) k.job_type, k.payload_version, k.resource_key, k.priority, head.next_run_at
+        SELECT DISTINCT ON (k.resource_key) k.job_type, k.payload_version, k.resource_key, k.priority, k.next_run_at
         FROM (SELECT * FROM keyed LIMIT ${sql.literal(String(maxKeyedLanes))}) k
-        CROSS JOIN LATERAL (
-          SELECT q.next_run_at
-          FROM runledger.job_queue q
-          WHERE q.status = 'PENDING' AND q.execution_resource_key = k.resource_key
-            AND q.job_type = k.job_type AND q.payload_version = k.payload_version AND q.priority = k.priority
-            AND q.next_run_at <= (SELECT at FROM input)
-          ORDER BY q.next_run_at
-          LIMIT 1
-        ) head
-        ORDER BY k.resource_key, k.priority DESC, head.next_run_at
+        WHERE k.next_run_at <= (SELECT at FROM input)
+        ORDER BY k.resource_key, k.priority DESC, k.next_run_at
       )
       ORDER BY priority DESC, next_run_at
     ), picked AS MATERIALIZED (
@@ -327,7 +313,7 @@ const select = Effect.fnUntraced(function* (
             WHERE h.resource_key IS NULL
               AND q.status = 'PENDING' AND q.execution_resource_key IS NULL
               AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
-              AND q.next_run_at <= (SELECT at FROM input)
+              AND q.next_run_at BETWEEN h.next_run_at AND (SELECT at FROM input)
             ORDER BY q.execution_resource_key NULLS FIRST, q.next_run_at, q.id
             -- a lateral step is planned for all of its rows unless it says how many: a backlog would be sorted whole
             LIMIT ${sql.literal(String(maxBatch))}
@@ -372,7 +358,7 @@ const select = Effect.fnUntraced(function* (
               FROM runledger.job_queue q
               WHERE q.status = 'PENDING' AND q.execution_resource_key = h.resource_key
                 AND q.job_type = h.job_type AND q.payload_version = h.payload_version AND q.priority = h.priority
-                AND q.next_run_at <= (SELECT at FROM input)
+                AND q.next_run_at BETWEEN h.next_run_at AND (SELECT at FROM input)
               ORDER BY q.next_run_at, q.id
               LIMIT CASE
                 WHEN resource.rate_interval_ms IS NULL THEN COALESCE(cardinality(permit.ids), 0)

@@ -68,19 +68,22 @@ export const inRuns = (sql: SqlClient, runs: Runs): Fragment =>
 
 /**
  * `locked` and `live` over `input (ids, fence, ...)`, a CTE of one row. `columns` is what the rest of the statement needs of
- * the row. `locked` is read as it is locked, row by row, so `clock` is asked after each lock.
+ * the row. The rows are read as they are locked, one by one, so `clock` is asked after each lock, and once.
  */
 export const lockedThenLive = (sql: SqlClient, clock: Fragment, runs: Runs, columns: string): Fragment => sql`
     locked AS MATERIALIZED (
-      SELECT q.id, q.run_number, q.attempt, q.lease_expires_at, q.event_seq, ${sql.literal(columns)}
-      FROM runledger.job_queue q
-      WHERE ${sql.literal(matches)}
-        ${inRuns(sql, runs)}
-        AND ${sql.literal(isReadCommitted)}
-      ORDER BY q.id
-      FOR NO KEY UPDATE SKIP LOCKED
-    ), live AS MATERIALIZED (
-      SELECT * FROM locked WHERE lease_expires_at > ${clock}
+      SELECT l.*, l.lease_expires_at > ${clock} AS is_live
+      FROM (
+        SELECT q.id, q.run_number, q.attempt, q.lease_expires_at, q.event_seq, ${sql.literal(columns)}
+        FROM runledger.job_queue q
+        WHERE ${sql.literal(matches)}
+          ${inRuns(sql, runs)}
+          AND ${sql.literal(isReadCommitted)}
+        ORDER BY q.id
+        FOR NO KEY UPDATE SKIP LOCKED
+      ) l
+    ), live AS NOT MATERIALIZED (
+      SELECT * FROM locked WHERE is_live
     )`
 
 /**

@@ -36,29 +36,36 @@ const given = (items: ReadonlyArray<EncodedSuccess>): string =>
     })
     .join(",")}}`
 
+const hasValidProgress = `WHERE (
+        COALESCE(((SELECT given FROM input) -> l.id::text ->> 'done')::bigint, l.progress_done)
+          <= COALESCE(((SELECT given FROM input) -> l.id::text ->> 'total')::bigint, l.progress_total)
+      ) IS NOT FALSE`
+
+const mergedProgress = `progress_done = COALESCE((i.given -> q.id::text ->> 'done')::bigint, q.progress_done),
+        progress_total = COALESCE((i.given -> q.id::text ->> 'total')::bigint, q.progress_total),`
+
 /** Completes jobs: `SUCCEEDED`, stage `completed`, output set (or cleared), lease gone; the attempt is written. */
 export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<EncodedSuccess>, runs: Runs) {
   const { sql, instant, clock } = yield* Sql.clocked
   const { ids, fence } = fenceOf(items)
+  // each look into what was given costs as much as a column written: none for what no row gives
+  const gives = (field: "done" | "total" | "checkpoint" | "output") => items.some((item) => item[field] !== undefined)
+  const reports = gives("done") || gives("total")
   const rows = yield* sql`
     WITH input AS MATERIALIZED (
       SELECT ${ids}::uuid[] AS ids, ${fence}::jsonb AS fence, ${given(items)}::jsonb AS given, ${instant} AS at
-    ), ${lockedThenLive(sql, clock, runs, `${attemptColumns}, q.progress_done, q.progress_total`)}, valid AS MATERIALIZED (
+    ), ${lockedThenLive(sql, clock, runs, `${attemptColumns}, q.progress_done, q.progress_total`)}, valid AS NOT MATERIALIZED (
       SELECT l.*
       FROM live l
-      WHERE (
-        COALESCE(((SELECT given FROM input) -> l.id::text ->> 'done')::bigint, l.progress_done)
-          <= COALESCE(((SELECT given FROM input) -> l.id::text ->> 'total')::bigint, l.progress_total)
-      ) IS NOT FALSE
+      ${sql.literal(reports ? hasValidProgress : "")}
     ), done AS (
       UPDATE runledger.job_queue q
       SET
         status = 'SUCCEEDED',
         stage = 'completed',
-        output = i.given -> q.id::text -> 'output',
-        progress_done = COALESCE((i.given -> q.id::text ->> 'done')::bigint, q.progress_done),
-        progress_total = COALESCE((i.given -> q.id::text ->> 'total')::bigint, q.progress_total),
-        checkpoint = COALESCE(i.given -> q.id::text -> 'checkpoint', q.checkpoint),
+        output = ${sql.literal(gives("output") ? "i.given -> q.id::text -> 'output'" : "NULL")},
+        ${sql.literal(reports ? mergedProgress : "")}
+        ${sql.literal(gives("checkpoint") ? "checkpoint = COALESCE(i.given -> q.id::text -> 'checkpoint', q.checkpoint)," : "")}
         ${sql.literal(withoutLease)},
         finished_at = i.at,
         status_reason = NULL,
@@ -71,9 +78,8 @@ export const succeed = Effect.fnUntraced(function* (items: ReadonlyArray<Encoded
       RETURNING q.id, q.progress_done, q.progress_total
     ), closed AS (
       INSERT INTO ${sql.literal(attemptTarget)})
-      SELECT ${sql.literal(attemptValues)}, i.at, 'SUCCEEDED', l.event_seq + 1
+      SELECT ${sql.literal(attemptValues)}, (SELECT at FROM input), 'SUCCEEDED', l.event_seq + 1
       FROM valid l
-      CROSS JOIN input i
     )
     SELECT id, 'done' AS outcome, NULL::uuid AS workflow_run_id, progress_done, progress_total FROM done
     UNION ALL

@@ -9,17 +9,17 @@ export const manifest: Definitions = {
     job_queue_execution_resource_key:
       "text CONSTRAINT chk_job_queue_execution_resource_key CHECK (((VALUE ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(VALUE) <= 512)))",
     job_queue_idempotency_key:
-      "text CONSTRAINT chk_job_queue_idempotency_key_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))",
+      "text CONSTRAINT chk_job_queue_idempotency_key_not_blank CHECK (((VALUE)::bpchar <> ''::bpchar))",
     job_queue_max_attempts: "integer CONSTRAINT chk_job_queue_max_attempts_positive CHECK ((VALUE > 0))",
     job_queue_priority:
       "integer CONSTRAINT chk_job_queue_priority_range CHECK (((VALUE >= '-100'::integer) AND (VALUE <= 100)))",
     job_queue_progress: "bigint CONSTRAINT chk_job_queue_progress_nonnegative CHECK ((VALUE >= 0))",
     job_queue_run_number: "integer CONSTRAINT chk_job_queue_run_number_positive CHECK ((VALUE > 0))",
-    job_queue_stage: "text CONSTRAINT chk_job_queue_stage_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))",
+    job_queue_stage: "text CONSTRAINT chk_job_queue_stage_not_blank CHECK (((VALUE)::bpchar <> ''::bpchar))",
     job_queue_status:
       "text CONSTRAINT chk_job_queue_status CHECK ((VALUE = ANY (ARRAY['PENDING'::text, 'LEASED'::text, 'SUCCEEDED'::text, 'DEAD_LETTERED'::text, 'CANCELED'::text])))",
     job_queue_timeout_seconds: "integer CONSTRAINT chk_job_queue_timeout_positive CHECK ((VALUE > 0))",
-    job_queue_worker_id: "text CONSTRAINT chk_job_queue_worker_id_not_blank CHECK ((length(TRIM(BOTH FROM VALUE)) > 0))"
+    job_queue_worker_id: "text CONSTRAINT chk_job_queue_worker_id_not_blank CHECK (((VALUE)::bpchar <> ''::bpchar))"
   },
   table: {
     job_attempts: "table",
@@ -330,7 +330,7 @@ export const manifest: Definitions = {
     "job_attempts.chk_job_attempts_retry_timing_source":
       "CHECK ((retry_timing_source = ANY (ARRAY['POLICY'::text, 'HANDLER_NOT_BEFORE'::text])))",
     "job_attempts.chk_job_attempts_run_number_positive": "CHECK ((run_number > 0))",
-    "job_attempts.chk_job_attempts_worker_not_blank": "CHECK ((length(TRIM(BOTH FROM worker_id)) > 0))",
+    "job_attempts.chk_job_attempts_worker_not_blank": "CHECK (((worker_id)::bpchar <> ''::bpchar))",
     "job_attempts.uq_job_attempts_job_run_attempt": "PRIMARY KEY (job_id, run_number, attempt)",
     "job_dead_letters.chk_job_dead_letters_attempt_positive": "CHECK ((attempt > 0))",
     "job_dead_letters.chk_job_dead_letters_failure_kind":
@@ -351,7 +351,7 @@ export const manifest: Definitions = {
     "job_definitions.chk_job_definitions_retry_overrides":
       "CHECK (((jsonb_typeof(retry_overrides) = 'object'::text) AND (NOT jsonb_path_exists(retry_overrides, 'strict $.*?(((@.type() != \"number\" || @ < 1) || @ > 2147483647) || @ != @.floor())'::jsonpath))))",
     "job_definitions.chk_job_definitions_timeout_positive": "CHECK ((default_timeout_seconds > 0))",
-    "job_definitions.chk_job_definitions_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "job_definitions.chk_job_definitions_type_not_blank": "CHECK (((job_type)::bpchar <> ''::bpchar))",
     "job_definitions.chk_job_definitions_version_positive": "CHECK ((version > 0))",
     "job_definitions.pk_job_definitions": "PRIMARY KEY (job_type)",
     "job_enqueue_intents.chk_job_enqueue_intents_delay":
@@ -373,10 +373,10 @@ CASE status
     WHEN 'PENDING'::text THEN ((promoted_job_id IS NULL) AND (promoted_at IS NULL) AND (conflicted_at IS NULL) AND
     CASE
         WHEN (promotion_attempts = 0) THEN ((last_attempted_at IS NULL) AND (last_error_code IS NULL) AND (last_error_message IS NULL))
-        ELSE ((last_attempted_at IS NOT NULL) AND (length(TRIM(BOTH FROM COALESCE(last_error_code, ''::text))) > 0) AND (length(TRIM(BOTH FROM COALESCE(last_error_message, ''::text))) > 0))
+        ELSE ((last_attempted_at IS NOT NULL) AND ((COALESCE(last_error_code, ''::text))::bpchar <> ''::bpchar) AND ((COALESCE(last_error_message, ''::text))::bpchar <> ''::bpchar))
     END)
     WHEN 'PROMOTED'::text THEN ((promotion_attempts > 0) AND (last_attempted_at IS NOT NULL) AND (promoted_job_id IS NOT NULL) AND (promoted_at IS NOT NULL) AND (conflicted_at IS NULL) AND (last_error_code IS NULL) AND (last_error_message IS NULL))
-    WHEN 'CONFLICTED'::text THEN ((promotion_attempts > 0) AND (last_attempted_at IS NOT NULL) AND (promoted_job_id IS NULL) AND (promoted_at IS NULL) AND (conflicted_at IS NOT NULL) AND (length(TRIM(BOTH FROM COALESCE(last_error_code, ''::text))) > 0) AND (length(TRIM(BOTH FROM COALESCE(last_error_message, ''::text))) > 0))
+    WHEN 'CONFLICTED'::text THEN ((promotion_attempts > 0) AND (last_attempted_at IS NOT NULL) AND (promoted_job_id IS NULL) AND (promoted_at IS NULL) AND (conflicted_at IS NOT NULL) AND ((COALESCE(last_error_code, ''::text))::bpchar <> ''::bpchar) AND ((COALESCE(last_error_message, ''::text))::bpchar <> ''::bpchar))
     ELSE true
 END)`,
     "job_enqueue_intents.chk_job_enqueue_intents_status":
@@ -390,7 +390,7 @@ END)`,
       "CHECK (((progress_done >= 0) AND (progress_total >= 0) AND (progress_done <= progress_total)))",
     "job_events.chk_job_events_run_number_positive": "CHECK ((run_number > 0))",
     "job_events.chk_job_events_seq_positive": "CHECK ((seq > 0))",
-    "job_events.chk_job_events_stage_not_blank": "CHECK ((length(TRIM(BOTH FROM stage)) > 0))",
+    "job_events.chk_job_events_stage_not_blank": "CHECK (((stage)::bpchar <> ''::bpchar))",
     "job_events.pk_job_events": "PRIMARY KEY (job_id, seq)",
     "job_execution_permits.chk_job_execution_permits_holder":
       "CHECK ((num_nulls(job_id, run_number, attempt, leased_seq, taken_at) = ANY (ARRAY[0, 5])))",
@@ -403,37 +403,37 @@ END)`,
       "CHECK ((((rate_permits IS NULL) = (rate_interval_ms IS NULL)) AND ((rate_permits >= 1) AND (rate_permits <= 10000)) AND (rate_interval_ms > 0)))",
     "job_execution_resources.pk_job_execution_resources": "PRIMARY KEY (resource_key)",
     "job_logs.chk_job_logs_attempt_nonnegative": "CHECK ((attempt >= 0))",
-    "job_logs.chk_job_logs_level_not_blank": "CHECK ((length(TRIM(BOTH FROM level)) > 0))",
-    "job_logs.chk_job_logs_message_not_blank": "CHECK ((length(TRIM(BOTH FROM message)) > 0))",
+    "job_logs.chk_job_logs_level_not_blank": "CHECK (((level)::bpchar <> ''::bpchar))",
+    "job_logs.chk_job_logs_message_not_blank": "CHECK (((message)::bpchar <> ''::bpchar))",
     "job_logs.chk_job_logs_run_number_positive": "CHECK ((run_number > 0))",
     "job_logs.pk_job_logs": "PRIMARY KEY (job_id, id)",
     "job_queue.ck_job_queue_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "job_queue.pk_job_queue": "PRIMARY KEY (id)",
     "job_replays.chk_job_replays_distinct_jobs": "CHECK ((source_job_id <> replay_job_id))",
-    "job_replays.chk_job_replays_reason_not_blank": "CHECK ((length(TRIM(BOTH FROM reason)) > 0))",
+    "job_replays.chk_job_replays_reason_not_blank": "CHECK (((reason)::bpchar <> ''::bpchar))",
     "job_replays.chk_job_replays_request_key":
-      "CHECK (((length(TRIM(BOTH FROM replay_request_key)) > 0) AND (octet_length(replay_request_key) <= 512)))",
+      "CHECK ((((replay_request_key)::bpchar <> ''::bpchar) AND (octet_length(replay_request_key) <= 512)))",
     "job_replays.chk_job_replays_source_run_positive": "CHECK ((source_run_number > 0))",
     "job_replays.pk_job_replays": "PRIMARY KEY (replay_job_id)",
     "job_replays.uq_job_replays_source_request": "UNIQUE (source_job_id, source_run_number, replay_request_key)",
     "job_runtime_configs.chk_job_runtime_configs_config_object": "CHECK ((jsonb_typeof(config) = 'object'::text))",
     "job_runtime_configs.chk_job_runtime_configs_schema_version_positive": "CHECK ((schema_version > 0))",
-    "job_runtime_configs.chk_job_runtime_configs_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "job_runtime_configs.chk_job_runtime_configs_type_not_blank": "CHECK (((job_type)::bpchar <> ''::bpchar))",
     "job_runtime_configs.pk_job_runtime_configs": "PRIMARY KEY (job_type)",
     "job_schedules.chk_job_schedules_carries_time":
       "CHECK ((carries_time = ANY (ARRAY['MEMBER'::text, 'WRAPPER'::text, 'KEY'::text])))",
-    "job_schedules.chk_job_schedules_cron_not_blank": "CHECK ((length(TRIM(BOTH FROM cron_expr)) > 0))",
+    "job_schedules.chk_job_schedules_cron_not_blank": "CHECK (((cron_expr)::bpchar <> ''::bpchar))",
     "job_schedules.chk_job_schedules_due": "CHECK ((isfinite(next_fire_at) AND (due_at >= next_fire_at)))",
     "job_schedules.chk_job_schedules_error": "CHECK (((last_error_code IS NULL) = (last_error_at IS NULL)))",
     "job_schedules.chk_job_schedules_jitter_nonnegative": "CHECK ((max_jitter_seconds >= 0))",
-    "job_schedules.chk_job_schedules_name_not_blank": "CHECK ((length(TRIM(BOTH FROM name)) > 0))",
+    "job_schedules.chk_job_schedules_name_not_blank": "CHECK (((name)::bpchar <> ''::bpchar))",
     "job_schedules.chk_job_schedules_overlap":
       "CHECK ((overlap = ANY (ARRAY['earlier'::text, 'later'::text, 'both'::text])))",
-    "job_schedules.chk_job_schedules_owner_not_blank": "CHECK ((length(TRIM(BOTH FROM owner)) > 0))",
+    "job_schedules.chk_job_schedules_owner_not_blank": "CHECK (((owner)::bpchar <> ''::bpchar))",
     "job_schedules.chk_job_schedules_paused": "CHECK (((paused_at IS NULL) OR (NOT is_active)))",
     "job_schedules.chk_job_schedules_payload_version_positive": "CHECK ((payload_version > 0))",
-    "job_schedules.chk_job_schedules_timezone_not_blank": "CHECK ((length(TRIM(BOTH FROM timezone)) > 0))",
+    "job_schedules.chk_job_schedules_timezone_not_blank": "CHECK (((timezone)::bpchar <> ''::bpchar))",
     "job_schedules.fk_job_schedules_job_type":
       "FOREIGN KEY (job_type) REFERENCES runledger.job_definitions(job_type) ON DELETE RESTRICT",
     "job_schedules.job_schedules_name_key": "UNIQUE (name)",
