@@ -395,7 +395,7 @@ const select = Effect.fnUntraced(function* (
       FROM input i
       WHERE q.id = ANY (ARRAY(SELECT id FROM picked))
       RETURNING
-        q.id, q.run_number, q.attempt, q.worker_id, q.job_type, q.payload_version, q.organization_id, q.payload,
+        q.id, q.run_number, q.attempt, q.job_type, q.payload_version, q.organization_id, q.payload,
         q.priority, q.max_attempts, q.timeout_seconds, q.next_run_at, q.lease_expires_at, q.checkpoint,
         q.progress_done, q.progress_total, q.created_at, q.workflow_run_id, q.workflow_step_id,
         q.trace_parent, q.leased_at, q.leased_seq
@@ -427,29 +427,31 @@ const select = Effect.fnUntraced(function* (
         AND s.status IN ('ENQUEUED', 'RUNNING')
     )
     SELECT
-      ${sql.literal(isReadCommitted)} AS is_read_committed, c.id, c.run_number, c.attempt, c.worker_id, c.job_type,
-      c.payload_version, c.organization_id, c.payload, c.priority, c.max_attempts, c.timeout_seconds, c.lease_expires_at,
-      c.checkpoint, c.progress_done, c.progress_total, c.created_at, c.workflow_run_id, c.workflow_step_id, c.trace_parent,
-      ARRAY(
+      c.id, c.run_number, c.attempt, c.job_type, c.payload_version, c.organization_id, c.payload, c.priority, c.max_attempts,
+      c.timeout_seconds, c.lease_expires_at, c.checkpoint, c.progress_done, c.progress_total, c.created_at, c.workflow_run_id,
+      c.workflow_step_id, c.trace_parent,
+      NULLIF(ARRAY(
         SELECT h.resource_key
         FROM heads h
         WHERE h.resource_key IS NOT NULL AND NOT EXISTS (
           SELECT FROM runledger.job_execution_permits p WHERE p.resource_key = h.resource_key
         )
-      ) AS new_keys
-    FROM (SELECT) AS always
+      ), '{}') AS new_keys
+    -- a row of nothing if nothing was claimed, and no row if nothing may be
+    FROM (SELECT WHERE ${sql.literal(isReadCommitted)}) AS allowed
     LEFT JOIN claimed c ON true
     ORDER BY c.priority DESC, c.next_run_at, c.id
   `
-  if (rows[0]?.is_read_committed !== true) return yield* new NotReadCommitted()
+  const [first] = rows
+  if (first === undefined) return yield* new NotReadCommitted()
   const jobs: Array<ClaimedJob> = []
   for (const row of rows) {
     if (row.id === null) continue
-    const job = decode(row)
+    const job = decode(row, input.workerId)
     if (job === undefined) return yield* new QueryFailed({})
     jobs.push(job)
   }
-  const newKeys = rows[0].new_keys
+  const newKeys = first.new_keys ?? []
   if (!isStrings(newKeys)) return yield* new QueryFailed({})
   return { jobs, newKeys }
 })
@@ -460,11 +462,10 @@ interface Claimed {
   readonly newKeys: ReadonlyArray<string>
 }
 
-const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined => {
+const decode = (row: Readonly<Record<string, unknown>>, workerId: string): ClaimedJob | undefined => {
   const id = row.id
   const runNumber = row.run_number
   const attempt = row.attempt
-  const workerId = row.worker_id
   const jobType = row.job_type
   const payloadVersion = row.payload_version
   const organizationId = row.organization_id
@@ -483,7 +484,6 @@ const decode = (row: Readonly<Record<string, unknown>>): ClaimedJob | undefined 
   return isJobId(id) &&
     isNumber(runNumber) &&
     isNumber(attempt) &&
-    isString(workerId) &&
     isString(jobType) &&
     isNumber(payloadVersion) &&
     isStringOrNull(organizationId) &&
