@@ -1207,6 +1207,38 @@ it.layer(TestDatabase.layerTestClock)("the life of a job", (it) => {
     })
   )
 
+  it.effect("of a batch, each success leaves what it gives, and keeps of the rest what it should", () =>
+    Effect.gen(function* () {
+      const gives = { output: { sent: true }, done: 5, total: 20, checkpoint: { page: 4 } }
+      const fields = Object.entries(gives)
+      const subsets = Array.from({ length: 2 ** fields.length }, (_, n) =>
+        Object.fromEntries(fields.filter((_, at) => n & (1 << at)))
+      )
+      // as a whole, and each alone: what no row of a statement gives is not looked for
+      for (const batch of [subsets, ...subsets.map((given) => [given])]) {
+        const jobType = yield* declare("gives")
+        yield* Jobs.enqueueMany(batch.map(() => ({ jobType, payload: null })))
+        const jobs = yield* Jobs.claim({ workerId, types: [jobType], limit: batch.length })
+        yield* Effect.forEach(jobs, ({ lease }) => used(lease.jobId), { discard: true })
+        const answers = yield* Jobs.completeMany(
+          jobs.map(({ lease }, n) => ({ _tag: "Success" as const, lease, ...batch[n] }))
+        )
+        for (const [n, answer] of answers.entries()) {
+          const kept = { output: null, done: 3, total: 10, checkpoint: { page: 3 }, ...batch[n] }
+          assert.deepStrictEqual(yield* Effect.fromResult(answer), {
+            _tag: "Succeeded",
+            progress: { done: Option.some(kept.done), total: Option.some(kept.total) }
+          })
+          const row = yield* rowOf(jobs[n]?.lease.jobId ?? "")
+          assert.deepStrictEqual(
+            { output: row.output, done: row.progress_done, total: row.progress_total, checkpoint: row.checkpoint },
+            { ...kept, done: BigInt(kept.done), total: BigInt(kept.total) }
+          )
+        }
+      }
+    })
+  )
+
   it.effect("without a definition, the defaults are retried, in the reaper too", () =>
     Effect.gen(function* () {
       const sql = yield* SqlClient
