@@ -592,7 +592,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Jobs: an operation that
       const holder = yield* Effect.forkChild(sql.withTransaction(Effect.andThen(lock, gate.pass)))
       yield* gate.reached
       const waiting = yield* Effect.forkChild(Effect.provideContext(Jobs.completeSuccess(lease), client))
-      yield* until(Effect.map(backends("query LIKE '%SKIP LOCKED%'"), (count) => count === 1))
+      yield* until(Effect.map(backends("query LIKE '%locked AS MATERIALIZED%'"), (count) => count === 1))
       yield* Fiber.interrupt(waiting)
       assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(waiting)))
       yield* gate.open

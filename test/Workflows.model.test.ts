@@ -710,6 +710,8 @@ it.layer(layer, { timeout: "60 seconds" })("workflows, one operation after the o
       ["gate", 0, 0, 4],
       ["gate", 0, 0, 1],
       ["gate", 0, 0, 7],
+      // a gate that no run has
+      ["gate", 0, 16, 11],
       // one append, and one recovery, again and again
       ["append", 1, 0, 0],
       ["append", 1, 0, 0],
@@ -720,7 +722,16 @@ it.layer(layer, { timeout: "60 seconds" })("workflows, one operation after the o
       ["recover", 1, 0, 0],
       ["recover", 2, 0, 0],
       ["recover", 2, 15, 0],
-      ["recover", 0, 0, 0]
+      ["recover", 0, 0, 0],
+      // every ending, of steps of several graphs
+      ...[0, 1, 2, 3].flatMap((graph) => [
+        ["enqueue", graph, graph, 1] as const,
+        ["claim", 4, 1, 2] as const,
+        ...[5, 8, 10, 10, 0, 0].map((as, at) => ["end", at, 0, as] as const),
+        ["claim", 4, 0, 2] as const,
+        ["release", 0, 0, 0] as const,
+        ...[5, 8, 10, 0].map((as, at) => ["batch", at, 0, as] as const)
+      ])
     ]
     return Effect.andThen(startOver, sequence(commands.map(([op, a, b, c]) => ({ op, a, b, c }))))
   })
