@@ -82,7 +82,9 @@ const migration: Migration = {
   ON runledger.workflow_runs (id)
   WHERE status IN ('COMPLETED_WITH_ERRORS', 'CANCELED')`,
 
-    // fan_out_key and fan_out_index: this step is one of many with the same contract, whose dependents see an array
+    // fan_out_key and fan_out_index: this step is one of many with the same contract, whose dependents see an array;
+    // prerequisite_step_ids: what the edges say as well, so that a handler finds the outputs that it reads without an index of
+    // the edges by dependent, which every one of them would pay for
     `CREATE TABLE runledger.workflow_steps (
   id uuid NOT NULL DEFAULT runledger.uuidv7(),
   workflow_run_id uuid NOT NULL,
@@ -108,6 +110,7 @@ const migration: Migration = {
   dependency_count_total integer NOT NULL DEFAULT 0,
   dependency_count_pending integer NOT NULL DEFAULT 0,
   dependency_count_unsatisfied integer NOT NULL DEFAULT 0,
+  prerequisite_step_ids uuid[] NOT NULL DEFAULT '{}',
   status_reason text,
   last_error_code text,
   last_error_message text,
@@ -161,10 +164,6 @@ const migration: Migration = {
   CONSTRAINT chk_workflow_step_dependencies_release_mode CHECK (release_mode IN ('ON_TERMINAL', 'ON_SUCCESS')),
   CONSTRAINT chk_workflow_step_dependencies_no_self_reference CHECK (prerequisite_step_id <> dependent_step_id)
 )`,
-
-    // a handler reads the outputs of its prerequisites
-    `CREATE INDEX idx_workflow_step_dependencies_dependent
-  ON runledger.workflow_step_dependencies (dependent_step_id)`,
 
     `CREATE TABLE runledger.workflow_run_mutations (
   id uuid NOT NULL DEFAULT runledger.uuidv7(),

@@ -5,6 +5,7 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Option } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { Jobs, TenantScope, Workflows } from "../src/index.ts"
+import { prerequisitesOf } from "../src/workflows/prerequisites.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
 import {
   assertConsistent,
@@ -204,6 +205,55 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("Workflows: changes from
       assert.strictEqual(yield* runStatus(id), "SUCCEEDED")
       const another = yield* Workflows.recover(global, id, request)
       assert.strictEqual(another.disposition, "inserted")
+    })
+  )
+
+  scenario(
+    "what a handler reads are the prerequisites of its step: before an append, after it, and in a recovery",
+    Effect.gen(function* () {
+      const graph = [
+        step("z"),
+        step("a", { after: ["z"] }),
+        step("join", { after: ["z"], afterTerminal: ["a", "window"] }),
+        gate("window")
+      ]
+      const late = [
+        step("new", { after: ["z"] }),
+        step("end", { after: ["new"], afterTerminal: ["join", "a"] }),
+        step("alone")
+      ]
+      const read = Effect.fnUntraced(function* (runId: Workflows.WorkflowRunId) {
+        const steps = yield* Workflows.steps(admin, runId)
+        const jobs = steps.flatMap(({ stepKey, jobId }) =>
+          Option.isSome(jobId) ? [[stepKey, jobId.value] as const] : []
+        )
+        const found = yield* Effect.forEach(jobs, ([, jobId]) => prerequisitesOf(jobId))
+        return Object.fromEntries(
+          jobs.map(([stepKey], n) => [stepKey, found[n]?.map((p) => [p.stepKey, p.status, p.output])] as const)
+        )
+      })
+      const out = (key: string) => [key, "SUCCEEDED", `out:${key}`]
+      const window = ["window", "SUCCEEDED", null]
+      const expected = {
+        z: [],
+        a: [out("z")],
+        join: [out("a"), window, out("z")],
+        new: [out("z")],
+        end: [out("a"), out("join"), out("new")],
+        alone: []
+      }
+      const run = yield* enqueue(graph)
+      yield* work()
+      yield* append(run.id, late)
+      yield* workAll()
+      yield* Workflows.completeExternal(global, run.id, "window", succeeded)
+      yield* workAll()
+      assert.deepStrictEqual(yield* read(run.id), expected)
+      const recovered = yield* Workflows.recover(global, run.id, { requestKey: "k", reason: "r" })
+      yield* workAll()
+      yield* Workflows.completeExternal(global, recovered.run.id, "window", succeeded)
+      yield* workAll()
+      assert.deepStrictEqual(yield* read(recovered.run.id), expected)
     })
   )
 

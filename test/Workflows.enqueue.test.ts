@@ -11,6 +11,7 @@ import {
   assertConsistent,
   claim,
   codeOf,
+  enqueue,
   gate,
   jobType,
   reasonOf,
@@ -365,6 +366,26 @@ it.layer(TestDatabase.layerWith({ maxConnections: 12 }), { timeout: "60 seconds"
       yield* sql`UPDATE runledger.job_queue SET lease_expires_at = clock_timestamp() - interval '1 second'`
       yield* Jobs.reapExpiredLeases({ limit: 10 })
       assert.strictEqual((yield* Workflows.enqueueOrGetActive(active())).disposition, "inserted")
+    })
+  )
+
+  scenario(
+    "what begins at once does so in the order of the request, whatever the keys",
+    Effect.gen(function* () {
+      const keys = ["c", "a", "d", "b"]
+      const run = yield* enqueue([gate("g"), ...keys.map((key) => step(key)), step("after", { after: ["c"] })])
+      const jobs = yield* Jobs.claim({ workerId: "worker", types: [jobType], limit: 10 })
+      assert.deepStrictEqual(
+        jobs.map(({ payload }) => payload),
+        keys.map((key) => ({ step: key }))
+      )
+      const more = keys.map((key) => step(`${key}2`, key === "a" ? { after: ["d"] } : {}))
+      yield* Workflows.append(global, run.id, { mutationKey: "m", windowStepKey: "g", steps: more })
+      const appended = yield* Jobs.claim({ workerId: "worker", types: [jobType], limit: 10 })
+      assert.deepStrictEqual(
+        appended.map(({ payload }) => payload),
+        ["c2", "d2", "b2"].map((key) => ({ step: key }))
+      )
     })
   )
 

@@ -203,6 +203,7 @@ const lock = "i.callers_lock_timeout"
 const found = "r.enqueue_request = i.request THEN 'existing'"
 const mutation = "AS is_known"
 const cancelRun = "steps_open = 0"
+const inserting = "item AS MATERIALIZED"
 
 const mutant = (
   name: string,
@@ -349,6 +350,28 @@ const mutants: ReadonlyArray<Mutant> = [
     "IS NOT TRUE",
     "IS NOT NULL",
     "an active key is given back at the end, but not while a canceled handler is at work"
+  ),
+  mutant(
+    "a step names the prerequisites of its neighbor",
+    inserting,
+    "p.ids[e.after + 1:e.until]",
+    "p.ids[e.after:e.until - 1]",
+    "two completions at once release their join",
+    "a completion sees the append that it waited for"
+  ),
+  mutant(
+    "all edges begin at one step",
+    inserting,
+    "p.ids[e.place]",
+    "p.ids[1]",
+    "a failure cancels its dependents, and theirs"
+  ),
+  mutant(
+    "all steps that begin have one job",
+    inserting,
+    "CASE WHEN i.status = 'ENQUEUED' THEN s.ids[width_bucket(i.ordinal, s.ordinals)] END",
+    "CASE WHEN i.status = 'ENQUEUED' THEN s.ids[1] END",
+    "two completions at once release their join"
   ),
   mutant(
     "a canceled run keeps its counts",

@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import { CurrentTransformer } from "effect/sql/Statement"
 import { JobDefinitions, Jobs, Workflows } from "../src/index.ts"
+import { prerequisitesOf } from "../src/workflows/prerequisites.ts"
 import { type Plan, type PlanCacheMode, planWith, prepare, record } from "./support/plans.ts"
 import { rollback } from "./support/rollback.ts"
 import * as TestDatabase from "./support/TestDatabase.ts"
@@ -123,6 +124,16 @@ const claiming = Effect.fnUntraced(function* (size: number, mode: PlanCacheMode)
   return yield* plansOf(hubs)
 }, rollback)
 
+const reading = Effect.fnUntraced(function* (size: number, mode: PlanCacheMode) {
+  yield* planWith(mode)
+  yield* enqueue(hubOf(size))
+  yield* Jobs.completeSuccess(yield* oneHub)
+  const [leaf] = yield* Jobs.claim({ workerId: "worker", types: [type], limit: 1 })
+  return leaf === undefined
+    ? yield* Effect.die("nothing was claimed")
+    : yield* plansOf(prerequisitesOf(leaf.lease.jobId))
+}, rollback)
+
 const enqueueing = Effect.fnUntraced(function* (size: number, mode: PlanCacheMode) {
   yield* planWith(mode)
   return yield* plansOf(enqueue(hubOf(size)))
@@ -137,7 +148,8 @@ const faults = Effect.gen(function* () {
   for (const mode of modes) {
     for (const [name, measured] of [
       ["claim", claiming],
-      ["completion", completing]
+      ["completion", completing],
+      ["reading of prerequisites", reading]
     ] as const) {
       const small = yield* measured(10, mode)
       const large = yield* measured(bigRun, mode)

@@ -305,6 +305,7 @@ export const manifest: Definitions = {
     "workflow_steps.output": "jsonb",
     "workflow_steps.payload": "jsonb NOT NULL DEFAULT '{}'::jsonb",
     "workflow_steps.payload_version": "integer NOT NULL DEFAULT 1",
+    "workflow_steps.prerequisite_step_ids": "uuid[] NOT NULL DEFAULT '{}'::uuid[]",
     "workflow_steps.priority": "integer",
     "workflow_steps.released_at": "timestamp with time zone",
     "workflow_steps.stage": "text",
@@ -568,8 +569,6 @@ END)`,
       "CREATE INDEX idx_workflow_runs_unsuccessful ON runledger.workflow_runs USING btree (id) WHERE (status = ANY (ARRAY['COMPLETED_WITH_ERRORS'::text, 'CANCELED'::text]))",
     "workflow_runs.uq_workflow_runs_type_idempotency":
       "CREATE UNIQUE INDEX uq_workflow_runs_type_idempotency ON runledger.workflow_runs USING btree (workflow_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)",
-    "workflow_step_dependencies.idx_workflow_step_dependencies_dependent":
-      "CREATE INDEX idx_workflow_step_dependencies_dependent ON runledger.workflow_step_dependencies USING btree (dependent_step_id)",
     "workflow_steps.idx_workflow_steps_run":
       "CREATE INDEX idx_workflow_steps_run ON runledger.workflow_steps USING btree (workflow_run_id, id)"
   },

@@ -31,7 +31,7 @@ import {
   workflowStepColumns
 } from "../WorkflowRun.ts"
 import { type EncodedSteps, encodeSteps } from "./encode.ts"
-import { edges, insertSteps, items } from "./insert.ts"
+import { edges, insertSteps, integers, items, newIds } from "./insert.ts"
 import { inRun } from "./lock.ts"
 import type { StepRequest } from "./request.ts"
 import { runOf, type StepRef, settle } from "./settle.ts"
@@ -218,13 +218,13 @@ const insert = Effect.fnUntraced(function* (
     WITH input AS MATERIALIZED (
       SELECT ${instant} AS at, r.request, r.request -> 'steps' AS steps
       FROM (SELECT ${request}::jsonb AS request) r
-    ), ${items(sql, steps)}, existing AS MATERIALIZED (
+    ), existing AS MATERIALIZED (
       SELECT
         array_agg(p.id ORDER BY e.place) AS ids,
         -- 0: open, 1: succeeded, 2: did not succeed
         array_agg(
           CASE p.status WHEN 'SUCCEEDED' THEN 1 WHEN 'FAILED' THEN 2 WHEN 'CANCELED' THEN 2 ELSE 0 END ORDER BY e.place
-        ) AS ends
+        ) AS ended
       FROM unnest(${steps.existing}::text[]) WITH ORDINALITY AS e (step_key, place)
       LEFT JOIN LATERAL (
         SELECT s.id, s.status
@@ -232,40 +232,30 @@ const insert = Effect.fnUntraced(function* (
         WHERE s.workflow_run_id = ${runId}::uuid AND s.step_key = e.step_key
         LIMIT 1
       ) p ON true
-    ), edge AS MATERIALIZED (
+    ), ids AS MATERIALIZED (
       SELECT
-        e.dependent, e.release_mode,
-        CASE WHEN e.prerequisite > 0 THEN n.ids[e.prerequisite] ELSE x.ids[-e.prerequisite] END AS prerequisite_id,
-        CASE WHEN e.prerequisite > 0 THEN 0 ELSE x.ends[-e.prerequisite] END AS ends
-      FROM (${edges(sql, steps)}) e
-      CROSS JOIN ids n
-      CROSS JOIN existing x
+        ${newIds(sql, steps)} || x.ids AS ids,
+        array_fill(0, ARRAY[${steps.ordinals.length}::integer]) || x.ended AS ended
+      FROM existing x
     ), waits AS MATERIALIZED (
       SELECT array_agg(w.pending ORDER BY w.place) AS pending, array_agg(w.unsatisfied ORDER BY w.place) AS unsatisfied
       FROM (
         SELECT e.place, sum(e.pending)::integer AS pending, sum(e.unsatisfied)::integer AS unsatisfied
         FROM (
           SELECT
-            e.dependent AS place, CASE e.ends WHEN 0 THEN 1 ELSE 0 END AS pending,
-            CASE WHEN e.ends = 2 AND e.release_mode = 'ON_SUCCESS' THEN 1 ELSE 0 END AS unsatisfied
-          FROM edge e
+            e.dependent AS place, CASE p.ended WHEN 0 THEN 1 ELSE 0 END AS pending,
+            CASE WHEN p.ended = 2 AND e.release_mode = 'ON_SUCCESS' THEN 1 ELSE 0 END AS unsatisfied
+          FROM (${edges(sql, steps)}) e
+          CROSS JOIN ids n
+          CROSS JOIN LATERAL (
+            SELECT n.ended[(${integers(steps.edges.prerequisites)}::integer[])[e.place]] AS ended
+          ) p
           UNION ALL
-          SELECT i.place, 0, 0 FROM item i
+          SELECT p.place, 0, 0 FROM generate_series(1, ${steps.ordinals.length}::integer) AS p (place)
         ) e
         GROUP BY e.place
       ) w
-    ), begin AS MATERIALIZED (
-      SELECT
-        i.*, w.pending[i.place] AS pending, w.unsatisfied[i.place] AS unsatisfied,
-        CASE
-          WHEN w.pending[i.place] > 0 THEN 'BLOCKED'
-          WHEN w.unsatisfied[i.place] > 0 THEN 'CANCELED'
-          WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED'
-          ELSE 'WAITING_FOR_EXTERNAL'
-        END AS status
-      FROM item i
-      CROSS JOIN waits w
-    ), owner AS (
+    ), ${items(sql, steps)}, owner AS (
       UPDATE runledger.workflow_runs r
       SET
         steps_total = r.steps_total + c.total,
@@ -282,19 +272,19 @@ const insert = Effect.fnUntraced(function* (
           (count(*) FILTER (WHERE status IN ('BLOCKED', 'ENQUEUED')))::integer AS open,
           (count(*) FILTER (WHERE status = 'WAITING_FOR_EXTERNAL'))::integer AS waiting,
           (count(*) FILTER (WHERE status = 'CANCELED'))::integer AS unsuccessful
-        FROM begin
+        FROM item
       ) c
       WHERE r.id = ${runId}::uuid AND NOT EXISTS (SELECT FROM refused)
-      RETURNING r.id, r.trace_parent
+      RETURNING r.id, r.trace_parent, r.updated_at
     ), ${sql.literal(insertSteps)}, dependency AS (
       INSERT INTO runledger.workflow_step_dependencies (
         workflow_run_id, prerequisite_step_id, dependent_step_id, release_mode, created_at
       )
-      SELECT o.id, e.prerequisite_id, n.ids[e.dependent], e.release_mode, i.at
-      FROM edge e
+      SELECT o.id, p.ids[e.place], n.ids[e.dependent], e.release_mode, o.updated_at
+      FROM (${edges(sql, steps)}) e
+      CROSS JOIN prerequisite p
       CROSS JOIN ids n
       CROSS JOIN owner o
-      CROSS JOIN input i
     ), mutation AS (
       INSERT INTO runledger.workflow_run_mutations (workflow_run_id, mutation_key, metadata, request, created_at)
       SELECT o.id, ${mutationKey}, ${metadata}::jsonb, i.request, i.at
@@ -303,7 +293,10 @@ const insert = Effect.fnUntraced(function* (
     )
     SELECT NULL::uuid AS id, f.step_key, f.job_type, f.state AS outcome FROM refused f
     UNION ALL
-    SELECT s.id, s.step_key, s.job_type, s.status FROM starting s WHERE s.status IN ('CANCELED', 'ENQUEUED')
+    SELECT i.id, i.step_key, i.job_type, i.status
+    FROM item i
+    CROSS JOIN owner
+    WHERE i.status IN ('CANCELED', 'ENQUEUED')
   `
 })
 

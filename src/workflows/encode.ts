@@ -34,14 +34,18 @@ export interface StepSnapshot {
   readonly dependencies: { readonly [Mode in ReleaseMode]: ReadonlyArray<string> | undefined } | undefined
 }
 
-/** Edges as three arrays: there may be many more edges than steps, and the database reads numbers fastest. */
+/** Edges, in the order of their dependents, as arrays: there may be many more edges than steps. */
 export interface EncodedEdges {
+  /** The place of the prerequisite; those beyond the last step are the places of {@link EncodedSteps.existing}. */
+  readonly prerequisites: ReadonlyArray<number>
   /** The place of the dependent. */
   readonly dependents: ReadonlyArray<number>
-  /** The place of the prerequisite; or, from -1 down, that of its key in {@link EncodedSteps.existing}. */
-  readonly prerequisites: ReadonlyArray<number>
-  /** 1: `ON_SUCCESS`, 0: `ON_TERMINAL`. */
-  readonly needsSuccess: ReadonlyArray<number>
+  /** By place, from 0: how many edges the steps up to there have together. */
+  readonly ends: ReadonlyArray<number>
+  /** Which of the edges, from 1, release on success; in the order of their prerequisites, then of their dependents. */
+  readonly onSuccess: ReadonlyArray<number>
+  /** The others, in the same order. */
+  readonly onTerminal: ReadonlyArray<number>
 }
 
 /** Steps, ready to be sent. Places are those in the order of keys, from 1. */
@@ -101,24 +105,28 @@ const snapshotOf = (step: StepRequest, organizationId: string | undefined): Step
 
 const edgesOf = (snapshots: ReadonlyArray<StepSnapshot>) => {
   const places = new Map(snapshots.map(({ step_key: key }, index) => [key, index + 1]))
-  const edges = {
-    dependents: [] as number[],
-    prerequisites: [] as number[],
-    needsSuccess: [] as number[]
-  }
-  const existing = new Map<string, number>()
+  const prerequisites: Array<number> = []
+  const dependents: Array<number> = []
+  const ends = [0]
+  const byMode: Record<ReleaseMode, Array<number>> = { ON_SUCCESS: [], ON_TERMINAL: [] }
   for (const [index, { dependencies }] of snapshots.entries()) {
     for (const mode of ReleaseMode.literals) {
       for (const key of dependencies?.[mode] ?? []) {
-        const place = places.get(key) ?? existing.get(key) ?? -existing.size - 1
-        if (place < 0) existing.set(key, place)
-        edges.dependents.push(index + 1)
-        edges.prerequisites.push(place)
-        edges.needsSuccess.push(mode === "ON_SUCCESS" ? 1 : 0)
+        const place = places.get(key) ?? places.size + 1
+        if (place > places.size) places.set(key, place)
+        dependents.push(index + 1)
+        byMode[mode].push(prerequisites.push(place))
       }
     }
+    ends.push(prerequisites.length)
   }
-  return { edges, existing: [...existing.keys()] }
+  const byPrerequisite = (a: number, b: number) => (prerequisites[a - 1] ?? 0) - (prerequisites[b - 1] ?? 0)
+  const onSuccess = byMode.ON_SUCCESS.sort(byPrerequisite)
+  const onTerminal = byMode.ON_TERMINAL.sort(byPrerequisite)
+  return {
+    edges: { prerequisites, dependents, ends, onSuccess, onTerminal },
+    existing: [...places.keys()].slice(snapshots.length)
+  }
 }
 
 /** The types of jobs and their contracts, each pair once; or the setting of a contract that breaks a rule. */

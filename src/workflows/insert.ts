@@ -22,10 +22,18 @@ export interface RunInput {
   readonly runId: string | undefined
 }
 
+/** Numbers as PostgreSQL writes an array: there are thousands, and the driver would look at each one several times. */
+export const integers = (numbers: ReadonlyArray<number>) => `{${numbers.join()}}`
+
+/** New ids for the steps, by place. */
+export const newIds = (sql: SqlClient, { ordinals }: EncodedSteps): Fragment =>
+  sql`ARRAY(SELECT runledger.uuidv7() FROM generate_series(1, ${ordinals.length}::integer))`
+
 /**
- * `item`, the steps with their ids and with what their definitions or contracts decide; and `ids`, their ids by place. Reads
- * `input (steps)`. Everything is an array by place, or by kind of job: two results joined would be as slow as their estimates
- * are wrong.
+ * `item`, the steps with their ids, with what their definitions or contracts decide, and with how each begins. Reads
+ * `input (steps)`; `ids (ids)`, the ids by place; and `waits (pending, unsatisfied)`, by place how many prerequisites are
+ * still to end, and how many ended otherwise than they had to. Everything is an array by place, or by kind of job: two
+ * results joined would be as slow as their estimates are wrong.
  */
 export const items = (sql: SqlClient, steps: EncodedSteps): Fragment => sql`
     kind AS MATERIALIZED (
@@ -50,38 +58,55 @@ export const items = (sql: SqlClient, steps: EncodedSteps): Fragment => sql`
           SELECT * FROM runledger.job_definitions d WHERE d.job_type = k.job_type LIMIT 1
         ) d ON true
       ) d
+    ), prerequisite AS MATERIALIZED (
+      SELECT ARRAY(
+        SELECT n.ids[p.step]
+        FROM unnest(${integers(steps.edges.prerequisites)}::integer[]) WITH ORDINALITY AS p (step, place)
+        ORDER BY p.place
+      ) AS ids
+      FROM ids n
     ), item AS MATERIALIZED (
       SELECT
-        runledger.uuidv7() AS id,
-        s.place, s.ordinal, s.total, s.step_key, s.fan_out_key, s.fan_out_index,
-        COALESCE(s.execution_kind, 'JOB') AS execution_kind, s.job_type, s.payload_version, s.organization_id,
-        s.execution_resource_key, COALESCE(s.allow_handler_continuation, false) AS allow_handler_continuation,
+        n.ids[s.place] AS id, (${integers(steps.ordinals)}::integer[])[s.place] AS ordinal, s.step_key, s.fan_out_key,
+        s.fan_out_index,
+        COALESCE(s.execution_kind, 'JOB') AS execution_kind, s.job_type,
+        (${integers(steps.payloadVersions)}::integer[])[s.place] AS payload_version, s.organization_id, s.execution_resource_key,
+        COALESCE(s.allow_handler_continuation, false) AS allow_handler_continuation,
         -- a JSON null arrives as NULL
         COALESCE(s.payload, 'null') AS payload,
-        k.states[s.kind] AS state,
-        COALESCE(s.priority, k.priorities[s.kind]) AS priority,
-        COALESCE(s.max_attempts, k.max_attempts[s.kind]) AS max_attempts,
-        COALESCE(s.timeout_seconds, k.timeouts[s.kind]) AS timeout_seconds,
-        CASE WHEN s.kind > 0 THEN COALESCE(s.stage, 'queued') END AS stage
+        k.states[o.kind] AS state,
+        COALESCE(s.priority, k.priorities[o.kind]) AS priority,
+        COALESCE(s.max_attempts, k.max_attempts[o.kind]) AS max_attempts,
+        COALESCE(s.timeout_seconds, k.timeouts[o.kind]) AS timeout_seconds,
+        CASE WHEN o.kind > 0 THEN COALESCE(s.stage, 'queued') END AS stage,
+        e.until - e.after AS total, w.pending[s.place] AS pending, w.unsatisfied[s.place] AS unsatisfied,
+        p.ids[e.after + 1:e.until] AS prerequisite_step_ids,
+        CASE
+          WHEN w.pending[s.place] > 0 THEN 'BLOCKED'
+          WHEN w.unsatisfied[s.place] > 0 THEN 'CANCELED'
+          WHEN o.kind > 0 THEN 'ENQUEUED'
+          ELSE 'WAITING_FOR_EXTERNAL'
+        END AS status
       FROM input i
       CROSS JOIN kind k
+      CROSS JOIN ids n
+      CROSS JOIN waits w
+      CROSS JOIN prerequisite p
       CROSS JOIN LATERAL ROWS FROM (
         jsonb_to_recordset(i.steps) AS (
           step_key text, fan_out_key text, fan_out_index integer, execution_kind text, job_type text, organization_id uuid,
           payload jsonb, priority integer, max_attempts integer, timeout_seconds integer, stage text,
           allow_handler_continuation boolean, execution_resource_key text
-        ),
-        unnest(
-          ${steps.ordinals}::integer[], ${steps.payloadVersions}::integer[], ${steps.kindOf}::integer[],
-          ${steps.totals}::integer[]
         )
       ) WITH ORDINALITY AS s (
         step_key, fan_out_key, fan_out_index, execution_kind, job_type, organization_id, payload, priority, max_attempts,
-        timeout_seconds, stage, allow_handler_continuation, execution_resource_key, ordinal, payload_version, kind, total,
-        place
+        timeout_seconds, stage, allow_handler_continuation, execution_resource_key, place
       )
-    ), ids AS MATERIALIZED (
-      SELECT array_agg(id ORDER BY place) AS ids FROM item
+      CROSS JOIN LATERAL (SELECT (${integers(steps.kindOf)}::integer[])[s.place] AS kind) o
+      CROSS JOIN LATERAL (
+        SELECT ends[s.place] AS after, ends[s.place + 1] AS until
+        FROM (SELECT ${integers(steps.edges.ends)}::integer[] AS ends) e
+      ) e
     ), refused AS MATERIALIZED (
       SELECT step_key, job_type, CASE state WHEN 1 THEN 'disabled' ELSE 'missing' END AS state
       FROM item
@@ -90,65 +115,68 @@ export const items = (sql: SqlClient, steps: EncodedSteps): Fragment => sql`
       LIMIT 1
     )`
 
-/** The edges of the request, as {@link EncodedSteps.edges} has them. */
-export const edges = (
-  sql: SqlClient,
-  { edges: { dependents, needsSuccess, prerequisites } }: EncodedSteps
-): Fragment => sql`
-      SELECT dependent, prerequisite, CASE needs_success WHEN 1 THEN 'ON_SUCCESS' ELSE 'ON_TERMINAL' END AS release_mode
-      FROM unnest(${dependents}::integer[], ${prerequisites}::integer[], ${needsSuccess}::integer[])
-        AS e (dependent, prerequisite, needs_success)`
-
 /**
- * Inserts the steps of `begin`, and their jobs and events: it is `item` with `pending, unsatisfied, status`, how each step
- * begins. Reads `input (at)`, and `owner (id, trace_parent)`, the run.
+ * The edges of the request: `place` of the edge, that of its dependent, and `release_mode`. They come in the order of the
+ * primary key, so that one page of it is filled after the other.
  */
+export const edges = (sql: SqlClient, { edges: { dependents, onSuccess, onTerminal } }: EncodedSteps): Fragment => sql`
+      SELECT e.place, (${integers(dependents)}::integer[])[e.place] AS dependent, e.release_mode
+      FROM (
+        SELECT s.place, 'ON_SUCCESS' AS release_mode FROM unnest(${integers(onSuccess)}::integer[]) AS s (place)
+        UNION ALL
+        SELECT t.place, 'ON_TERMINAL' FROM unnest(${integers(onTerminal)}::integer[]) AS t (place)
+      ) e`
+
+/** Inserts `item`, and the jobs and events of those that begin. Reads `owner (id, trace_parent, updated_at)`, the run. */
 export const insertSteps = `
     starting AS MATERIALIZED (
-      SELECT
-        b.*, o.id AS run_id, o.trace_parent,
-        CASE WHEN b.status = 'ENQUEUED' THEN runledger.uuidv7() END AS job_id
-      FROM begin b
-      CROSS JOIN owner o
-      -- first in, first out: ids of jobs sort as the request does
-      ORDER BY b.ordinal
+      -- first in, first out: ids of jobs sort as the request does; width_bucket finds the place of an ordinal among these
+      SELECT array_agg(s.ordinal) AS ordinals, array_agg(runledger.uuidv7()) AS ids
+      FROM (SELECT i.ordinal FROM item i WHERE i.status = 'ENQUEUED' ORDER BY i.ordinal) s
     ), step AS (
       INSERT INTO runledger.workflow_steps (
         id, workflow_run_id, step_key, fan_out_key, fan_out_index, execution_kind, job_type, payload_version, organization_id,
         payload, priority, max_attempts, timeout_seconds, stage, allow_handler_continuation, execution_resource_key, status,
         job_id, released_at, finished_at, dependency_count_total, dependency_count_pending, dependency_count_unsatisfied,
-        status_reason, last_error_code, last_error_message, created_at, updated_at
+        prerequisite_step_ids, status_reason, last_error_code, last_error_message, created_at, updated_at
       )
       SELECT
-        s.id, s.run_id, s.step_key, s.fan_out_key, s.fan_out_index, s.execution_kind, s.job_type, s.payload_version,
-        s.organization_id, s.payload, s.priority, s.max_attempts, s.timeout_seconds, s.stage, s.allow_handler_continuation,
-        s.execution_resource_key, s.status, s.job_id,
-        CASE WHEN s.status IN ('ENQUEUED', 'WAITING_FOR_EXTERNAL') THEN i.at END,
-        CASE WHEN s.status = 'CANCELED' THEN i.at END,
-        s.total, s.pending, s.unsatisfied,
-        CASE WHEN s.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
-        CASE WHEN s.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
-        CASE WHEN s.status = 'CANCELED' THEN 'A prerequisite did not end as this step requires' END,
-        i.at, i.at
-      FROM starting s
-      CROSS JOIN input i
+        i.id, o.id, i.step_key, i.fan_out_key, i.fan_out_index, i.execution_kind, i.job_type, i.payload_version,
+        i.organization_id, i.payload, i.priority, i.max_attempts, i.timeout_seconds, i.stage, i.allow_handler_continuation,
+        i.execution_resource_key, i.status,
+        CASE WHEN i.status = 'ENQUEUED' THEN s.ids[width_bucket(i.ordinal, s.ordinals)] END,
+        CASE WHEN i.status IN ('ENQUEUED', 'WAITING_FOR_EXTERNAL') THEN o.updated_at END,
+        CASE WHEN i.status = 'CANCELED' THEN o.updated_at END,
+        i.total, i.pending, i.unsatisfied, i.prerequisite_step_ids,
+        CASE WHEN i.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
+        CASE WHEN i.status = 'CANCELED' THEN 'workflow.dependency_unsatisfied' END,
+        CASE WHEN i.status = 'CANCELED' THEN 'A prerequisite did not end as this step requires' END,
+        o.updated_at, o.updated_at
+      FROM item i
+      CROSS JOIN owner o
+      CROSS JOIN starting s
     ), job AS (
       INSERT INTO runledger.job_queue (
         id, job_type, payload_version, organization_id, payload, priority, max_attempts, timeout_seconds, next_run_at, stage,
         execution_resource_key, workflow_run_id, workflow_step_id, trace_parent, created_at, updated_at
       )
       SELECT
-        s.job_id, s.job_type, s.payload_version, s.organization_id, s.payload, s.priority, s.max_attempts, s.timeout_seconds,
-        i.at, s.stage, s.execution_resource_key, s.run_id, s.id, s.trace_parent, i.at, i.at
-      FROM starting s
-      CROSS JOIN input i
-      WHERE s.job_id IS NOT NULL
+        s.ids[width_bucket(i.ordinal, s.ordinals)], i.job_type, i.payload_version, i.organization_id, i.payload, i.priority,
+        i.max_attempts, i.timeout_seconds, o.updated_at, i.stage, i.execution_resource_key, o.id, i.id, o.trace_parent,
+        o.updated_at, o.updated_at
+      FROM item i
+      CROSS JOIN owner o
+      CROSS JOIN starting s
+      WHERE i.status = 'ENQUEUED'
     ), staged AS (
       INSERT INTO runledger.job_events (job_id, seq, run_number, event_type, stage, payload, occurred_at)
-      SELECT s.job_id, 1, 1, 'ENQUEUED', s.stage, jsonb_build_object('job_type', s.job_type), i.at
-      FROM starting s
-      CROSS JOIN input i
-      WHERE s.job_id IS NOT NULL AND s.stage <> 'queued'
+      SELECT
+        s.ids[width_bucket(i.ordinal, s.ordinals)], 1, 1, 'ENQUEUED', i.stage, jsonb_build_object('job_type', i.job_type),
+        o.updated_at
+      FROM item i
+      CROSS JOIN owner o
+      CROSS JOIN starting s
+      WHERE i.status = 'ENQUEUED' AND i.stage <> 'queued'
     )`
 
 /**
@@ -167,18 +195,17 @@ export const insertRun = Effect.fnUntraced(function* (run: RunInput, steps: Enco
         ${run.organizationId ?? null}::uuid AS organization_id, ${run.idempotencyKey ?? null}::text AS idempotency_key
         ${sql.literal(keyed ? `, ${patience}` : "")}
       FROM (SELECT ${run.request}::jsonb AS request) r
-    ), ${items(sql, steps)}, begin AS MATERIALIZED (
+    ), ids AS MATERIALIZED (
+      SELECT ${newIds(sql, steps)} AS ids
+    ), waits AS MATERIALIZED (
       SELECT
-        i.*, i.total AS pending, 0 AS unsatisfied,
-        CASE
-          WHEN i.total > 0 THEN 'BLOCKED' WHEN i.execution_kind = 'JOB' THEN 'ENQUEUED' ELSE 'WAITING_FOR_EXTERNAL'
-        END AS status
-      FROM item i
-    ), counts AS MATERIALIZED (
+        ${integers(steps.totals)}::integer[] AS pending,
+        array_fill(0, ARRAY[${steps.totals.length}::integer]) AS unsatisfied
+    ), ${items(sql, steps)}, counts AS MATERIALIZED (
       SELECT
         count(*)::integer AS total, (count(*) FILTER (WHERE status <> 'WAITING_FOR_EXTERNAL'))::integer AS open,
         (count(*) FILTER (WHERE status = 'WAITING_FOR_EXTERNAL'))::integer AS waiting
-      FROM begin
+      FROM item
     ), owner AS (
       INSERT INTO runledger.workflow_runs AS r (
         id, workflow_type, organization_id, status, steps_total, steps_open, steps_waiting, idempotency_key, enqueue_request,
@@ -197,8 +224,9 @@ export const insertRun = Effect.fnUntraced(function* (run: RunInput, steps: Enco
       INSERT INTO runledger.workflow_step_dependencies (
         workflow_run_id, prerequisite_step_id, dependent_step_id, release_mode, created_at
       )
-      SELECT o.id, n.ids[e.prerequisite], n.ids[e.dependent], e.release_mode, o.created_at
+      SELECT o.id, p.ids[e.place], n.ids[e.dependent], e.release_mode, o.updated_at
       FROM (${edges(sql, steps)}) e
+      CROSS JOIN prerequisite p
       CROSS JOIN ids n
       CROSS JOIN owner o
     )

@@ -51,12 +51,13 @@ export const prerequisitesOf = (
         p.step_key, p.status,
         CASE WHEN p.fan_out_key IS NOT NULL THEN jsonb_build_object('key', p.fan_out_key, 'index', p.fan_out_index) END AS fan_out,
         p.output
-      FROM runledger.job_queue q
-      CROSS JOIN LATERAL (
-        SELECT * FROM runledger.workflow_step_dependencies d WHERE d.dependent_step_id = q.workflow_step_id OFFSET 0
-      ) d
-      JOIN runledger.workflow_steps p ON p.id = d.prerequisite_step_id
-      WHERE q.id = ${jobId}::uuid
+      FROM runledger.workflow_steps p
+      WHERE p.id = ANY ((
+        SELECT s.prerequisite_step_ids
+        FROM runledger.job_queue q
+        CROSS JOIN LATERAL (SELECT * FROM runledger.workflow_steps s WHERE s.id = q.workflow_step_id LIMIT 1) s
+        WHERE q.id = ${jobId}::uuid
+      )::uuid[])
       ORDER BY p.fan_out_key, p.fan_out_index, p.step_key
     `
     return yield* decode(rows)

@@ -158,7 +158,8 @@ const round = Effect.fnUntraced(function* (steps: ReadonlyArray<StepRef>, isCoun
       GROUP BY d.workflow_run_id, d.dependent_step_id
     ), verdict AS MATERIALIZED (
       SELECT
-        s.*, m.met, m.unsatisfied, r.trace_parent,
+        s.id, s.workflow_run_id, s.status, s.job_type, s.payload_version, s.organization_id, s.payload, s.priority,
+        s.max_attempts, s.timeout_seconds, s.stage, s.execution_resource_key, m.met, m.unsatisfied, r.trace_parent,
         CASE
           WHEN s.status <> 'BLOCKED' OR s.dependency_count_pending > m.met OR r.status = 'CANCELED' THEN s.status
           WHEN s.dependency_count_unsatisfied + m.unsatisfied > 0 THEN 'CANCELED'

@@ -149,8 +149,9 @@ export const whileRunIsHeld = <A, E, R>(runId: Workflows.WorkflowRunId, self: Ef
   )
 
 /**
- * What must hold in every run at every commit, recounted from steps, edges and jobs: counters of steps and runs, the status
- * of the run, one job for each released step, and steps that stand where their jobs stand.
+ * What must hold in every run at every commit, recounted from steps, edges and jobs: counters of steps and runs, the
+ * prerequisites that a step names, the status of the run, one job for each released step, and steps that stand where their
+ * jobs stand.
  */
 export const inconsistencies = Effect.gen(function* () {
   const sql = yield* SqlClient
@@ -158,6 +159,7 @@ export const inconsistencies = Effect.gen(function* () {
     WITH met AS (
       SELECT
         d.workflow_run_id, d.dependent_step_id AS id, count(*) AS total,
+        array_agg(d.prerequisite_step_id ORDER BY d.prerequisite_step_id) AS prerequisites,
         count(*) FILTER (WHERE p.status NOT IN ('SUCCEEDED', 'FAILED', 'CANCELED')) AS pending,
         count(*) FILTER (WHERE p.status IN ('FAILED', 'CANCELED') AND d.release_mode = 'ON_SUCCESS') AS unsatisfied
       FROM runledger.workflow_step_dependencies d
@@ -177,6 +179,12 @@ export const inconsistencies = Effect.gen(function* () {
     LEFT JOIN met m ON m.id = s.id AND m.workflow_run_id = s.workflow_run_id
     WHERE (s.dependency_count_total, s.dependency_count_pending, s.dependency_count_unsatisfied)
       IS DISTINCT FROM (COALESCE(m.total, 0), COALESCE(m.pending, 0), COALESCE(m.unsatisfied, 0))
+    UNION ALL
+    SELECT 'prerequisites of step ' || s.step_key
+    FROM runledger.workflow_steps s
+    LEFT JOIN met m ON m.id = s.id AND m.workflow_run_id = s.workflow_run_id
+    WHERE ARRAY(SELECT p.id FROM unnest(s.prerequisite_step_ids) AS p (id) ORDER BY p.id)
+      IS DISTINCT FROM COALESCE(m.prerequisites, '{}')
     UNION ALL
     SELECT 'step ' || s.step_key || ' is blocked for nothing'
     FROM runledger.workflow_steps s
