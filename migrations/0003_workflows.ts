@@ -42,12 +42,12 @@ const migration: Migration = {
   created_at timestamptz NOT NULL,
   updated_at timestamptz NOT NULL,
   CONSTRAINT pk_workflow_runs PRIMARY KEY (id),
-  CONSTRAINT chk_workflow_runs_workflow_type_not_blank CHECK (length(trim(workflow_type)) > 0),
+  CONSTRAINT chk_workflow_runs_workflow_type_not_blank CHECK (workflow_type::bpchar <> ''),
   CONSTRAINT chk_workflow_runs_status CHECK (
     status IN ('RUNNING', 'WAITING_FOR_EXTERNAL', 'SUCCEEDED', 'COMPLETED_WITH_ERRORS', 'CANCELED')
   ),
-  CONSTRAINT chk_workflow_runs_idempotency_key_not_blank CHECK (length(trim(idempotency_key)) > 0),
-  CONSTRAINT chk_workflow_runs_result_step_key_not_blank CHECK (length(trim(result_step_key)) > 0),
+  CONSTRAINT chk_workflow_runs_idempotency_key_not_blank CHECK (idempotency_key::bpchar <> ''),
+  CONSTRAINT chk_workflow_runs_result_step_key_not_blank CHECK (result_step_key::bpchar <> ''),
   CONSTRAINT chk_workflow_runs_step_counts CHECK (
     steps_open >= 0 AND steps_waiting >= 0 AND steps_unsuccessful >= 0
     AND steps_open + steps_waiting + steps_unsuccessful <= steps_total
@@ -119,12 +119,12 @@ const migration: Migration = {
   updated_at timestamptz NOT NULL,
   CONSTRAINT pk_workflow_steps PRIMARY KEY (id),
   CONSTRAINT uq_workflow_steps_run_step_key UNIQUE (workflow_run_id, step_key),
-  CONSTRAINT chk_workflow_steps_step_key_not_blank CHECK (length(trim(step_key)) > 0),
+  CONSTRAINT chk_workflow_steps_step_key_not_blank CHECK (step_key::bpchar <> ''),
   CONSTRAINT chk_workflow_steps_fan_out CHECK (
-    (fan_out_key IS NULL) = (fan_out_index IS NULL) AND length(trim(fan_out_key)) > 0 AND fan_out_index >= 0
+    (fan_out_key IS NULL) = (fan_out_index IS NULL) AND fan_out_key::bpchar <> '' AND fan_out_index >= 0
   ),
-  CONSTRAINT chk_workflow_steps_job_type_not_blank CHECK (length(trim(job_type)) > 0),
-  CONSTRAINT chk_workflow_steps_stage_not_blank CHECK (length(trim(stage)) > 0),
+  CONSTRAINT chk_workflow_steps_job_type_not_blank CHECK (job_type::bpchar <> ''),
+  CONSTRAINT chk_workflow_steps_stage_not_blank CHECK (stage::bpchar <> ''),
   CONSTRAINT chk_workflow_steps_max_attempts_positive CHECK (max_attempts > 0),
   CONSTRAINT chk_workflow_steps_timeout_positive CHECK (timeout_seconds > 0),
   CONSTRAINT chk_workflow_steps_execution_kind CHECK (execution_kind IN ('JOB', 'EXTERNAL')),
@@ -176,7 +176,7 @@ const migration: Migration = {
   CONSTRAINT pk_workflow_run_mutations PRIMARY KEY (id),
   CONSTRAINT fk_workflow_run_mutations_workflow_run
     FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs (id) ON DELETE CASCADE,
-  CONSTRAINT chk_workflow_run_mutations_mutation_key_not_blank CHECK (length(trim(mutation_key)) > 0),
+  CONSTRAINT chk_workflow_run_mutations_mutation_key_not_blank CHECK (mutation_key::bpchar <> ''),
   CONSTRAINT chk_workflow_run_mutations_kind CHECK (mutation_kind = 'APPEND_STEPS')
 )`,
 
@@ -196,7 +196,7 @@ const migration: Migration = {
   CONSTRAINT fk_workflow_active_claims_run
     FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs (id) ON DELETE CASCADE
     DEFERRABLE INITIALLY DEFERRED,
-  CONSTRAINT chk_workflow_active_claims_scope_not_blank CHECK (length(trim(scope)) > 0),
+  CONSTRAINT chk_workflow_active_claims_scope_not_blank CHECK (scope::bpchar <> ''),
   CONSTRAINT chk_workflow_active_claims_key_not_blank CHECK (${shortKey("active_key")})
 )`,
 
@@ -223,7 +223,7 @@ const migration: Migration = {
   CONSTRAINT chk_workflow_recoveries_distinct_runs CHECK (recovery_run_id <> source_run_id),
   CONSTRAINT chk_workflow_recoveries_request_key CHECK (${shortKey("request_key")}),
   CONSTRAINT chk_workflow_recoveries_mode CHECK (mode = 'FULL_REPLAY'),
-  CONSTRAINT chk_workflow_recoveries_reason CHECK (length(trim(reason)) > 0)
+  CONSTRAINT chk_workflow_recoveries_reason CHECK (reason::bpchar <> '')
 )`,
 
     // Workflows.recover finds an earlier recovery by its key

@@ -442,14 +442,14 @@ END)`,
     "migration_history.pk_migration_history": "PRIMARY KEY (id)",
     "workflow_active_claims.chk_workflow_active_claims_key_not_blank":
       "CHECK (((active_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(active_key) <= 512)))",
-    "workflow_active_claims.chk_workflow_active_claims_scope_not_blank": "CHECK ((length(TRIM(BOTH FROM scope)) > 0))",
+    "workflow_active_claims.chk_workflow_active_claims_scope_not_blank": "CHECK (((scope)::bpchar <> ''::bpchar))",
     "workflow_active_claims.fk_workflow_active_claims_run":
       "FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED",
     "workflow_active_claims.pk_workflow_active_claims": "PRIMARY KEY (scope, active_key)",
     "workflow_active_claims.uq_workflow_active_claims_run": "UNIQUE (workflow_run_id)",
     "workflow_recoveries.chk_workflow_recoveries_distinct_runs": "CHECK ((recovery_run_id <> source_run_id))",
     "workflow_recoveries.chk_workflow_recoveries_mode": "CHECK ((mode = 'FULL_REPLAY'::text))",
-    "workflow_recoveries.chk_workflow_recoveries_reason": "CHECK ((length(TRIM(BOTH FROM reason)) > 0))",
+    "workflow_recoveries.chk_workflow_recoveries_reason": "CHECK (((reason)::bpchar <> ''::bpchar))",
     "workflow_recoveries.chk_workflow_recoveries_request_key":
       "CHECK (((request_key ~ '[^[:space:]\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'::text) AND (octet_length(request_key) <= 512)))",
     "workflow_recoveries.fk_workflow_recoveries_recovery_run":
@@ -461,19 +461,17 @@ END)`,
     "workflow_recoveries.pk_workflow_recoveries": "PRIMARY KEY (recovery_run_id)",
     "workflow_run_mutations.chk_workflow_run_mutations_kind": "CHECK ((mutation_kind = 'APPEND_STEPS'::text))",
     "workflow_run_mutations.chk_workflow_run_mutations_mutation_key_not_blank":
-      "CHECK ((length(TRIM(BOTH FROM mutation_key)) > 0))",
+      "CHECK (((mutation_key)::bpchar <> ''::bpchar))",
     "workflow_run_mutations.fk_workflow_run_mutations_workflow_run":
       "FOREIGN KEY (workflow_run_id) REFERENCES runledger.workflow_runs(id) ON DELETE CASCADE",
     "workflow_run_mutations.pk_workflow_run_mutations": "PRIMARY KEY (id)",
-    "workflow_runs.chk_workflow_runs_idempotency_key_not_blank":
-      "CHECK ((length(TRIM(BOTH FROM idempotency_key)) > 0))",
-    "workflow_runs.chk_workflow_runs_result_step_key_not_blank":
-      "CHECK ((length(TRIM(BOTH FROM result_step_key)) > 0))",
+    "workflow_runs.chk_workflow_runs_idempotency_key_not_blank": "CHECK (((idempotency_key)::bpchar <> ''::bpchar))",
+    "workflow_runs.chk_workflow_runs_result_step_key_not_blank": "CHECK (((result_step_key)::bpchar <> ''::bpchar))",
     "workflow_runs.chk_workflow_runs_status":
       "CHECK ((status = ANY (ARRAY['RUNNING'::text, 'WAITING_FOR_EXTERNAL'::text, 'SUCCEEDED'::text, 'COMPLETED_WITH_ERRORS'::text, 'CANCELED'::text])))",
     "workflow_runs.chk_workflow_runs_step_counts":
       "CHECK (((steps_open >= 0) AND (steps_waiting >= 0) AND (steps_unsuccessful >= 0) AND (((steps_open + steps_waiting) + steps_unsuccessful) <= steps_total)))",
-    "workflow_runs.chk_workflow_runs_workflow_type_not_blank": "CHECK ((length(TRIM(BOTH FROM workflow_type)) > 0))",
+    "workflow_runs.chk_workflow_runs_workflow_type_not_blank": "CHECK (((workflow_type)::bpchar <> ''::bpchar))",
     "workflow_runs.ck_workflow_runs_idempotency_enqueue_request":
       "CHECK (((idempotency_key IS NULL) OR (enqueue_request IS NOT NULL)))",
     "workflow_runs.pk_workflow_runs": "PRIMARY KEY (id)",
@@ -495,15 +493,15 @@ CASE execution_kind
     ELSE (num_nonnulls(job_id, job_type, priority, max_attempts, timeout_seconds, stage) = 0)
 END)`,
     "workflow_steps.chk_workflow_steps_fan_out":
-      "CHECK ((((fan_out_key IS NULL) = (fan_out_index IS NULL)) AND (length(TRIM(BOTH FROM fan_out_key)) > 0) AND (fan_out_index >= 0)))",
+      "CHECK ((((fan_out_key IS NULL) = (fan_out_index IS NULL)) AND ((fan_out_key)::bpchar <> ''::bpchar) AND (fan_out_index >= 0)))",
     "workflow_steps.chk_workflow_steps_handler_continuation_job_only":
       "CHECK (((execution_kind = 'JOB'::text) OR (NOT allow_handler_continuation)))",
-    "workflow_steps.chk_workflow_steps_job_type_not_blank": "CHECK ((length(TRIM(BOTH FROM job_type)) > 0))",
+    "workflow_steps.chk_workflow_steps_job_type_not_blank": "CHECK (((job_type)::bpchar <> ''::bpchar))",
     "workflow_steps.chk_workflow_steps_max_attempts_positive": "CHECK ((max_attempts > 0))",
-    "workflow_steps.chk_workflow_steps_stage_not_blank": "CHECK ((length(TRIM(BOTH FROM stage)) > 0))",
+    "workflow_steps.chk_workflow_steps_stage_not_blank": "CHECK (((stage)::bpchar <> ''::bpchar))",
     "workflow_steps.chk_workflow_steps_status":
       "CHECK ((status = ANY (ARRAY['BLOCKED'::text, 'WAITING_FOR_EXTERNAL'::text, 'ENQUEUED'::text, 'RUNNING'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'CANCELED'::text])))",
-    "workflow_steps.chk_workflow_steps_step_key_not_blank": "CHECK ((length(TRIM(BOTH FROM step_key)) > 0))",
+    "workflow_steps.chk_workflow_steps_step_key_not_blank": "CHECK (((step_key)::bpchar <> ''::bpchar))",
     "workflow_steps.chk_workflow_steps_timeout_positive": "CHECK ((timeout_seconds > 0))",
     "workflow_steps.pk_workflow_steps": "PRIMARY KEY (id)",
     "workflow_steps.uq_workflow_steps_run_step_key": "UNIQUE (workflow_run_id, step_key)"
