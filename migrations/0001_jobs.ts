@@ -40,6 +40,18 @@ BEGIN
 END
 $$`,
 
+    // many at once: which server it is need not be asked for each
+    `CREATE FUNCTION runledger.uuidv7s(count integer) RETURNS uuid[]
+  LANGUAGE plpgsql VOLATILE PARALLEL SAFE
+AS $$
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::int >= 180000 THEN
+    RETURN ARRAY(SELECT pg_catalog.uuidv7() FROM pg_catalog.generate_series(1, count));
+  END IF;
+  RETURN ARRAY(SELECT runledger.uuidv7() FROM pg_catalog.generate_series(1, count));
+END
+$$`,
+
     `CREATE TABLE runledger.job_definitions (
   job_type text NOT NULL,
   version integer NOT NULL DEFAULT 1,

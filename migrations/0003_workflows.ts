@@ -150,9 +150,6 @@ const migration: Migration = {
   )
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000)`,
 
-    // Workflows.steps: pages of a run
-    `CREATE INDEX idx_workflow_steps_run ON runledger.workflow_steps (workflow_run_id, id)`,
-
     // what a finished step releases is found by its primary key: a completion costs what its own edges cost
     `CREATE TABLE runledger.workflow_step_dependencies (
   workflow_run_id uuid NOT NULL,

@@ -726,6 +726,10 @@ it.layer(layer, { timeout: "60 seconds" })("workflows, one operation after the o
       // every ending, of steps of several graphs
       ...[0, 1, 2, 3].flatMap((graph) => [
         ["enqueue", graph, graph, 1] as const,
+        // prefetched, and never begun
+        ["claim", 4, 0, 0] as const,
+        ["pass", 1, 0, 0] as const,
+        ["reap", 0, 0, 0] as const,
         ["claim", 4, 1, 2] as const,
         ...[5, 8, 10, 10, 0, 0].map((as, at) => ["end", at, 0, as] as const),
         ["claim", 4, 0, 2] as const,

@@ -198,7 +198,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("reads of workflows", (i
           ${id}::uuid, 'crawl[1]', 'crawl', 1, 'crawl', 3, '[1]', -5, 2, 60, 'queued', true, 'host', 'SUCCEEDED',
           ${job}::uuid, '{"ok": true}', 'old', ${at}, ${at}, 4, ${at}, ${at}
         )`
-      const [gate, crawl] = yield* Workflows.steps(TenantScope.global, id)
+      const [crawl, gate] = yield* Workflows.steps(TenantScope.global, id)
       assert.instanceOf(gate, Workflows.WorkflowStepRecord)
       assert.strictEqual(gate?.executionKind, "EXTERNAL")
       assert.strictEqual(gate?.status, "BLOCKED")
@@ -267,7 +267,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("reads of workflows", (i
     })
   )
 
-  it.effect("steps come as they were added, dependencies by their ends, in pages without gaps and repeats", () =>
+  it.effect("steps come by their keys, dependencies by their ends, in pages without gaps and repeats", () =>
     Effect.gen(function* () {
       const [id, other] = [yield* run(unique("paged")), yield* run(unique("paged"))]
       const ids: Array<Workflows.WorkflowStepId> = []

@@ -566,9 +566,7 @@ END)`,
     "workflow_runs.idx_workflow_runs_unsuccessful":
       "CREATE INDEX idx_workflow_runs_unsuccessful ON runledger.workflow_runs USING btree (id) WHERE (status = ANY (ARRAY['COMPLETED_WITH_ERRORS'::text, 'CANCELED'::text]))",
     "workflow_runs.uq_workflow_runs_type_idempotency":
-      "CREATE UNIQUE INDEX uq_workflow_runs_type_idempotency ON runledger.workflow_runs USING btree (workflow_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)",
-    "workflow_steps.idx_workflow_steps_run":
-      "CREATE INDEX idx_workflow_steps_run ON runledger.workflow_steps USING btree (workflow_run_id, id)"
+      "CREATE UNIQUE INDEX uq_workflow_runs_type_idempotency ON runledger.workflow_runs USING btree (workflow_type, organization_id, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL)"
   },
   function: {
     "refuse_job_definition_delete()": `CREATE OR REPLACE FUNCTION runledger.refuse_job_definition_delete()
@@ -604,6 +602,19 @@ BEGIN
     ),
     'hex'
   )::uuid;
+END
+$function$
+`,
+    "uuidv7s(integer)": `CREATE OR REPLACE FUNCTION runledger.uuidv7s(count integer)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ PARALLEL SAFE
+AS $function$
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::int >= 180000 THEN
+    RETURN ARRAY(SELECT pg_catalog.uuidv7() FROM pg_catalog.generate_series(1, count));
+  END IF;
+  RETURN ARRAY(SELECT runledger.uuidv7() FROM pg_catalog.generate_series(1, count));
 END
 $function$
 `

@@ -8,7 +8,7 @@ import type { Stage } from "../Job.ts"
 import type { AnyContract } from "../JobContract.ts"
 import { decidedBy } from "../jobs/enqueueRequest.ts"
 import { InvalidArgument } from "../Reason.ts"
-import { ReleaseMode } from "../WorkflowRun.ts"
+import type { ReleaseMode } from "../WorkflowRun.ts"
 import type { StepRequest } from "./request.ts"
 import { timeoutSeconds } from "./validate.ts"
 
@@ -30,8 +30,10 @@ export interface StepSnapshot {
   readonly execution_resource_key: string | undefined
   readonly fan_out_key: string | undefined
   readonly fan_out_index: number | undefined
-  /** The keys of the prerequisites, in order. */
-  readonly dependencies: { readonly [Mode in ReleaseMode]: ReadonlyArray<string> | undefined } | undefined
+  /** The keys of the prerequisites that have to succeed, in order. */
+  readonly after: ReadonlyArray<string> | undefined
+  /** The keys of those that have to end, in order. */
+  readonly after_terminal: ReadonlyArray<string> | undefined
 }
 
 /** Edges, in the order of their dependents, as arrays: there may be many more edges than steps. */
@@ -74,16 +76,10 @@ const byCodeUnits = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 
 
 const maxBytes = 8 * 1024 * 1024
 
-const dependenciesOf = ({ dependencies = [] }: StepRequest): StepSnapshot["dependencies"] => {
-  if (dependencies.length === 0) return undefined
-  const onSuccess: Array<string> = []
-  const onTerminal: Array<string> = []
-  for (const { stepKey, releaseMode } of dependencies) {
-    if (releaseMode === "ON_SUCCESS") onSuccess.push(stepKey)
-    else onTerminal.push(stepKey)
-  }
-  const sorted = (keys: Array<string>) => (keys.length === 0 ? undefined : keys.sort(byCodeUnits))
-  return { ON_SUCCESS: sorted(onSuccess), ON_TERMINAL: sorted(onTerminal) }
+const keysOf = ({ dependencies = [] }: StepRequest, mode: ReleaseMode): ReadonlyArray<string> | undefined => {
+  const keys: Array<string> = []
+  for (const { stepKey, releaseMode = "ON_TERMINAL" } of dependencies) if (releaseMode === mode) keys.push(stepKey)
+  return keys.length === 0 ? undefined : keys.sort(byCodeUnits)
 }
 
 const snapshotOf = (step: StepRequest, organizationId: string | undefined): StepSnapshot => ({
@@ -100,31 +96,47 @@ const snapshotOf = (step: StepRequest, organizationId: string | undefined): Step
   execution_resource_key: step.executionResourceKey,
   fan_out_key: step.fanOut?.key,
   fan_out_index: step.fanOut?.index,
-  dependencies: dependenciesOf(step)
+  after: keysOf(step, "ON_SUCCESS"),
+  after_terminal: keysOf(step, "ON_TERMINAL")
 })
+
+/** Edges, from 1, sorted by the places of their prerequisites: into buckets, for there may be very many. */
+const byPrerequisite = (edges: ReadonlyArray<number>, prerequisites: ReadonlyArray<number>, places: number) => {
+  const buckets = Array.from({ length: places + 1 }, (): Array<number> => [])
+  for (const edge of edges) buckets[prerequisites[edge - 1] ?? 0]?.push(edge)
+  const sorted: Array<number> = []
+  for (const bucket of buckets) for (const edge of bucket) sorted.push(edge)
+  return sorted
+}
 
 const edgesOf = (snapshots: ReadonlyArray<StepSnapshot>) => {
   const places = new Map(snapshots.map(({ step_key: key }, index) => [key, index + 1]))
   const prerequisites: Array<number> = []
   const dependents: Array<number> = []
   const ends = [0]
-  const byMode: Record<ReleaseMode, Array<number>> = { ON_SUCCESS: [], ON_TERMINAL: [] }
-  for (const [index, { dependencies }] of snapshots.entries()) {
-    for (const mode of ReleaseMode.literals) {
-      for (const key of dependencies?.[mode] ?? []) {
-        const place = places.get(key) ?? places.size + 1
-        if (place > places.size) places.set(key, place)
-        dependents.push(index + 1)
-        byMode[mode].push(prerequisites.push(place))
-      }
+  const onSuccess: Array<number> = []
+  const onTerminal: Array<number> = []
+  const add = (keys: ReadonlyArray<string> | undefined, dependent: number, edges: Array<number>) => {
+    for (const key of keys ?? []) {
+      const place = places.get(key) ?? places.size + 1
+      if (place > places.size) places.set(key, place)
+      dependents.push(dependent)
+      edges.push(prerequisites.push(place))
     }
+  }
+  for (const [index, step] of snapshots.entries()) {
+    add(step.after, index + 1, onSuccess)
+    add(step.after_terminal, index + 1, onTerminal)
     ends.push(prerequisites.length)
   }
-  const byPrerequisite = (a: number, b: number) => (prerequisites[a - 1] ?? 0) - (prerequisites[b - 1] ?? 0)
-  const onSuccess = byMode.ON_SUCCESS.sort(byPrerequisite)
-  const onTerminal = byMode.ON_TERMINAL.sort(byPrerequisite)
   return {
-    edges: { prerequisites, dependents, ends, onSuccess, onTerminal },
+    edges: {
+      prerequisites,
+      dependents,
+      ends,
+      onSuccess: byPrerequisite(onSuccess, prerequisites, places.size),
+      onTerminal: byPrerequisite(onTerminal, prerequisites, places.size)
+    },
     existing: [...places.keys()].slice(snapshots.length)
   }
 }

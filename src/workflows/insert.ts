@@ -23,11 +23,11 @@ export interface RunInput {
 }
 
 /** Numbers as PostgreSQL writes an array: there are thousands, and the driver would look at each one several times. */
-export const integers = (numbers: ReadonlyArray<number>) => `{${numbers.join()}}`
+export const integers = (numbers: ReadonlyArray<number>) => `{${JSON.stringify(numbers).slice(1, -1)}}`
 
 /** New ids for the steps, by place. */
 export const newIds = (sql: SqlClient, { ordinals }: EncodedSteps): Fragment =>
-  sql`ARRAY(SELECT runledger.uuidv7() FROM generate_series(1, ${ordinals.length}::integer))`
+  sql`runledger.uuidv7s(${ordinals.length}::integer)`
 
 /**
  * `item`, the steps with their ids, with what their definitions or contracts decide, and with how each begins. Reads

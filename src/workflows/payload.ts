@@ -111,7 +111,7 @@ export const updatePendingPayload: (
 export type StepKeysReason = InvalidArgument | UnsupportedIsolation | WorkflowRunNotFound | WriteReason
 
 /**
- * The keys of all steps of a run, in the order of their ids, with the run locked: inside a caller's transaction nothing is
+ * The keys of all steps of a run, in their order, with the run locked: inside a caller's transaction nothing is
  * appended, completed or canceled in this run until it ends, so that an append can be worked out from what there is.
  *
  * Fails with `WorkflowRunNotFound`, `InvalidArgument`, `UnsupportedIsolation`, `Unavailable` (the run stayed locked for five
@@ -139,7 +139,7 @@ export const stepKeysForUpdate: (
       const sql = yield* Sql.client
       if (run === undefined) return yield* new WorkflowRunNotFound({ workflowRunId: runId })
       const rows = yield* sql`
-        SELECT s.step_key FROM runledger.workflow_steps s WHERE s.workflow_run_id = ${runId}::uuid ORDER BY s.id
+        SELECT s.step_key FROM runledger.workflow_steps s WHERE s.workflow_run_id = ${runId}::uuid ORDER BY s.step_key
       `
       return rows.map(({ step_key: key }) => key).filter(isString)
     })

@@ -266,8 +266,8 @@ export interface StepsPage {
 }
 
 /**
- * The steps of a run, in the order in which they were added, a page at a time: give the last id of a page as `after` of the
- * next. None if the run is not in the scope.
+ * The steps of a run, in the order of their keys, a page at a time: give the last id of a page as `after` of the next. None if
+ * the run is not in the scope.
  *
  * Fails with `InvalidPagination` (limit), `InvalidArgument` (ids), or what any read can fail with. Locks nothing.
  *
@@ -296,8 +296,12 @@ export const steps: (
       SELECT ${sql.literal(workflowStepColumns)}
       FROM runledger.workflow_steps s
       WHERE ${ofRun(sql, scope, "s", runId)}
-        ${after === undefined ? sql.literal("") : sql`AND s.id > ${after}::uuid`}
-      ORDER BY s.id
+        ${
+          after === undefined
+            ? sql.literal("")
+            : sql`AND s.step_key > (SELECT p.step_key FROM runledger.workflow_steps p WHERE p.id = ${after}::uuid)`
+        }
+      ORDER BY s.step_key
       LIMIT ${limit}
     `
   return yield* decodeSteps(rows)

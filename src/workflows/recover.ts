@@ -15,7 +15,6 @@ import type { Owner } from "../TenantScope.ts"
 import { InvalidRecovery, RecoveryConflict, RecoverySourceNotFound } from "../WorkflowReason.ts"
 import {
   ExecutionKind,
-  ReleaseMode,
   type WorkflowRunId,
   type WorkflowRunRecord,
   type WorkflowStepId,
@@ -164,12 +163,8 @@ const Snapshot = Schema.Struct({
   execution_resource_key: Schema.optionalKey(Schema.String),
   fan_out_key: Schema.optionalKey(Schema.String),
   fan_out_index: Schema.optionalKey(Schema.Int),
-  dependencies: Schema.optionalKey(
-    Schema.Struct({
-      ON_SUCCESS: Schema.optionalKey(Schema.Array(Schema.String)),
-      ON_TERMINAL: Schema.optionalKey(Schema.Array(Schema.String))
-    })
-  )
+  after: Schema.optionalKey(Schema.Array(Schema.String)),
+  after_terminal: Schema.optionalKey(Schema.Array(Schema.String))
 })
 
 const decodeRequest = Schema.decodeUnknownOption(
@@ -254,9 +249,10 @@ const requestOf = (
         asked.fan_out_key === undefined || asked.fan_out_index === undefined
           ? undefined
           : { key: asked.fan_out_key, index: asked.fan_out_index },
-      dependencies: ReleaseMode.literals.flatMap((releaseMode) =>
-        (asked.dependencies?.[releaseMode] ?? []).map((stepKey) => ({ stepKey, releaseMode }))
-      ),
+      dependencies: [
+        ...(asked.after ?? []).map((stepKey) => ({ stepKey, releaseMode: "ON_SUCCESS" as const })),
+        ...(asked.after_terminal ?? []).map((stepKey) => ({ stepKey, releaseMode: "ON_TERMINAL" as const }))
+      ],
       ...(step.execution_kind === "EXTERNAL"
         ? {}
         : {

@@ -200,6 +200,9 @@ export const sort = (needs: ReadonlyArray<ReadonlyArray<number>>): ReadonlyArray
 /** The steps that wait for each other, in a ring; prerequisites among `steps` only. */
 const cycle = (steps: ReadonlyArray<StepRequest>): Violation => {
   const indexOf = new Map(steps.map(({ stepKey }, index) => [stepKey, index]))
+  // most graphs are written down in an order in which they can run
+  const isBefore = ({ stepKey }: Dependency, index: number) => (indexOf.get(stepKey) ?? -1) < index
+  if (steps.every((step, index) => dependenciesOf(step).every((needed) => isBefore(needed, index)))) return undefined
   const needs = steps.map((step) => {
     const needed: Array<number> = []
     for (const { stepKey } of dependenciesOf(step)) {
