@@ -524,6 +524,70 @@ it.layer(layer, { timeout: "60 seconds" })("one operation after the other", (it)
     options(40, 500)
   )
 
+  it.effect("what chance seldom comes to", () => {
+    const lease: LeaseRef = { twist: 0, index: 0 }
+    const notHeld: LeaseRef = { twist: 16, index: 0 }
+    const enqueue = (variation: number, key?: "key-1", jobType: "alpha" | "gamma" = "alpha"): Command => ({
+      _tag: "Enqueue",
+      requests: [{ jobType, variation, key }],
+      many: false
+    })
+    const claim = (prestart = false): Command => ({
+      _tag: "Claim",
+      workerId: workers[0],
+      types: "all",
+      maxPayloadVersion: 1,
+      limit: 1,
+      leaseMillis: 10_000,
+      prestart
+    })
+    const none = { done: undefined, total: undefined, checkpoint: undefined } as const
+    const complete = (ending: Partial<typeof Ending.Type>): Command => {
+      const success = { lease, as: "Success", kind: "RETRYABLE", code: "code.plain", timing: "policy" } as const
+      const endings = [{ ...success, error: undefined, delayMillis: 0, output: undefined, ...none, ...ending }] as const
+      return { _tag: "Complete", endings, many: false }
+    }
+    const heartbeat = (ref: LeaseRef): Command => ({
+      _tag: "Heartbeat",
+      leases: [ref],
+      extendMillis: 10_000,
+      many: false
+    })
+    const report = (update: Partial<Extract<Command, { _tag: "Report" }>>): Command => ({
+      _tag: "Report",
+      lease,
+      starts: false,
+      ...none,
+      ...update
+    })
+    const release = (ref: LeaseRef): Command => ({ _tag: "Release", lease: ref, delayMillis: 0 })
+    const requeue = (twist: number): Command => ({ _tag: "Requeue", index: 0, twist, statePolicy: "preserve" })
+    const cancel = (scope: "admin" | "organization"): Command => ({
+      _tag: "Cancel",
+      index: 0,
+      scope,
+      reason: undefined
+    })
+    const redrive: Command = { _tag: "Redrive", scope: "global", jobType: "alpha", limit: 1, statePolicy: "preserve" }
+    const reap: Command = { _tag: "Reap", limit: 1 }
+    const pass = (millis: 10_000 | 60_000): Command => ({ _tag: "Pass", millis })
+    return Effect.andThen(
+      forgetEverything,
+      sequence(0, [
+        ...[enqueue(99, "key-1"), enqueue(99, "key-1"), enqueue(0, "key-1"), enqueue(99, undefined, "gamma")],
+        ...[redrive, reap, claim(), claim(), release(lease), heartbeat(lease), heartbeat(notHeld)],
+        ...[report({ done: 3, total: 7 }), report({ done: 7, total: 3 }), report({ lease: notHeld })],
+        ...[complete({ done: 7, total: 3 }), complete({ lease: notHeld }), complete({})],
+        ...[enqueue(99), claim(), complete({ as: "Failure" }), pass(60_000), claim(), complete({ as: "Continuation" })],
+        ...[claim(), complete({ as: "Failure", kind: "TERMINAL" }), redrive],
+        ...[claim(true), release({ twist: 14, index: 0 }), release(lease), claim(true), pass(10_000), reap],
+        ...Array.from({ length: 3 }, () => [claim(), pass(10_000), reap, pass(60_000)]).flat(),
+        ...[requeue(4), requeue(2), requeue(5), claim(), cancel("admin"), requeue(5)],
+        ...[cancel("organization"), cancel("admin")]
+      ])
+    )
+  })
+
   it.effect("the sequences reach every answer", () =>
     Effect.sync(() => {
       const expected = [
