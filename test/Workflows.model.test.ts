@@ -723,18 +723,40 @@ it.layer(layer, { timeout: "60 seconds" })("workflows, one operation after the o
       ["recover", 2, 0, 0],
       ["recover", 2, 15, 0],
       ["recover", 0, 0, 0],
-      // every ending, of steps of several graphs
-      ...[0, 1, 2, 3].flatMap((graph) => [
+      // a key that is taken, and gates of every kind, in runs of their own
+      ["enqueue", 0, 1, 0],
+      ["enqueue", 0, 1, 0],
+      ["enqueue", 0, 1, 1],
+      ["gate", 0, 0, 7],
+      ["enqueue", 0, 1, 1],
+      ["gate", 0, 0, 10],
+      ...[0, 1, 2, 3, 4, 5].flatMap((graph) => [
         ["enqueue", graph, graph, 1] as const,
-        // prefetched, and never begun
+        ["gate", 0, 1, 0] as const,
+        ["gate", 0, 2, 0] as const,
+        ["gate", 0, 0, 0] as const,
+        ["append", 0, 1, 9] as const,
+        ["append", 0, 2, 9] as const
+      ]),
+      ["cancel job", 0, 0, 0],
+      ["cancel job", 0, 0, 0],
+      // every ending, of steps of several graphs, after prefetched ones that never begin
+      ...[0, 1, 2, 3, 4, 5].flatMap((graph) => [
+        ["enqueue", graph, graph, 1] as const,
+        ["claim", 4, 0, 0] as const,
+        ["release", 0, 0, 0] as const,
         ["claim", 4, 0, 0] as const,
         ["pass", 1, 0, 0] as const,
         ["reap", 0, 0, 0] as const,
-        ["claim", 4, 1, 2] as const,
-        ...[5, 8, 10, 10, 0, 0].map((as, at) => ["end", at, 0, as] as const),
-        ["claim", 4, 0, 2] as const,
-        ["release", 0, 0, 0] as const,
-        ...[5, 8, 10, 0].map((as, at) => ["batch", at, 0, as] as const)
+        ...[0, 5, 8, 10].flatMap((as) =>
+          (["end", "batch"] as const).flatMap((op) => [
+            // its first step may continue; or it is a gate, and the second may not
+            ["enqueue", graph, graph + (graph % 2) * 2, 1] as const,
+            ["claim", 4, 1, 2] as const,
+            ["release", 0, 0, 0] as const,
+            [op, 0, 0, as] as const
+          ])
+        )
       ])
     ]
     return Effect.andThen(startOver, sequence(commands.map(([op, a, b, c]) => ({ op, a, b, c }))))
