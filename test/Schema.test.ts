@@ -560,4 +560,21 @@ it.layer(TestDatabase.layer)("the schema", (it) => {
       assert.deepStrictEqual([...later].sort(), later)
     })
   )
+
+  it.effect("uuidv7s() makes as many as it is asked for, which sort as they are made", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      const madeOf = Effect.fnUntraced(function* (count: number) {
+        const [row] = yield* sql<{ ids: ReadonlyArray<string> }>`SELECT runledger.uuidv7s(${count}::integer) AS ids`
+        return row?.ids ?? []
+      })
+      const [first, second] = [yield* madeOf(1000), yield* madeOf(1000)]
+      for (const ids of [first, second]) {
+        assert.deepStrictEqual([...ids].sort(), ids)
+        for (const id of ids) assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+      }
+      assert.strictEqual(new Set([...first, ...second]).size, 2000)
+      assert.deepStrictEqual(yield* madeOf(0), [])
+    })
+  )
 })
