@@ -13,7 +13,7 @@ const shortKey = (column: string) => `
  * - A step of a job and that job name each other (`workflow_steps.job_id`, `job_queue.workflow_step_id`); both links are
  *   written once, in the statement that releases the step. Steps, edges and jobs have no foreign keys: only our statements
  *   write them, and 600 steps with 2,400 edges would pay for 9,000 look-ups.
- * - Hot statements find a step by its id alone, which only the primary key answers: by run and id, each of three indexes
+ * - Hot statements find a step by its id alone, which only the primary key answers: by run and id, either of two indexes
  *   could be taken, and the wrong one reads the whole run.
  */
 const migration: Migration = {

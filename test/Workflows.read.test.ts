@@ -272,8 +272,9 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("reads of workflows", (i
       const [id, other] = [yield* run(unique("paged")), yield* run(unique("paged"))]
       const ids: Array<Workflows.WorkflowStepId> = []
       for (let n = 0; n < 5; n++) {
-        ids.push(yield* step(id, `step ${n}`))
-        yield* step(other, `step ${n}`)
+        // the last by key is the first by id
+        ids.push(yield* step(id, `step ${4 - n}`))
+        yield* step(other, `step ${4 - n}`)
       }
       const scope = TenantScope.global
       yield* pages(
@@ -283,7 +284,7 @@ it.layer(TestDatabase.layer, { timeout: "60 seconds" })("reads of workflows", (i
         (seen) =>
           assert.deepStrictEqual(
             seen.map(({ id }) => id),
-            ids
+            ids.toReversed()
           )
       )
       const ends = ids.flatMap((from, i) => ids.slice(i + 1).map((to) => [from, to] as const))

@@ -163,11 +163,11 @@ const createPermits = Effect.fnUntraced(function* (keys: ReadonlyArray<string>) 
  * - `keyed` walks the resource keys of each version and their priorities. A key is one probe however many jobs wait for it,
  *   and the walk is bounded: if there are more, it begins at a random one, so that each has its turn.
  * - `heads` keeps the lanes that have something due, and orders them.
- * - `picked` begins at the head of each lane: before it lie the index entries of jobs that were claimed and not vacuumed yet.
  * - `picked` pulls from the lanes in that order. The LIMIT stands outside and the lock inside, so rows are locked one by one
  *   as they are pulled. Of a lane with a resource key it locks the free permits first, then tokens of the rate, then as many
  *   jobs. All of them skip what others hold: two claims never wait for each other, and a key that another claim is about is
- *   left to the next one.
+ *   left to the next one. It begins at the head of each lane: before that lie the entries of jobs that were claimed and are
+ *   not vacuumed yet.
  * - No parameter stands where the planner could look at its value: one plan serves all, so it is made once.
  * - The update reaches its rows by `id = ANY (ARRAY(...))`: a join would be chosen by statistics, and those of a queue are
  *   always wrong.

@@ -120,18 +120,25 @@ export const cancel: (
       `
       // every step has ended now, so this is what their dependents count
       yield* sql`
+        WITH waiting AS MATERIALIZED (
+          SELECT t.id, e.unsatisfied
+          FROM runledger.workflow_steps t
+          LEFT JOIN (
+            SELECT d.dependent_step_id, count(*)::integer AS unsatisfied
+            FROM runledger.workflow_step_dependencies d
+            -- by id alone, which only the primary key answers
+            CROSS JOIN LATERAL (
+              SELECT p.status FROM runledger.workflow_steps p WHERE p.id = d.prerequisite_step_id LIMIT 1
+            ) p
+            WHERE d.workflow_run_id = ${runId}::uuid AND d.release_mode = 'ON_SUCCESS' AND p.status <> 'SUCCEEDED'
+            GROUP BY d.dependent_step_id
+          ) e ON e.dependent_step_id = t.id
+          WHERE t.workflow_run_id = ${runId}::uuid AND t.dependency_count_pending > 0
+        )
         UPDATE runledger.workflow_steps s
-        SET dependency_count_pending = 0, dependency_count_unsatisfied = COALESCE(e.unsatisfied, 0)
-        FROM runledger.workflow_steps t
-        LEFT JOIN (
-          SELECT d.dependent_step_id, count(*)::integer AS unsatisfied
-          FROM runledger.workflow_step_dependencies d
-          JOIN runledger.workflow_steps p ON p.workflow_run_id = d.workflow_run_id AND p.id = d.prerequisite_step_id
-          WHERE d.workflow_run_id = ${runId}::uuid AND d.release_mode = 'ON_SUCCESS' AND p.status <> 'SUCCEEDED'
-          GROUP BY d.dependent_step_id
-        ) e ON e.dependent_step_id = t.id
-        WHERE t.workflow_run_id = ${runId}::uuid AND t.dependency_count_pending > 0
-          AND s.workflow_run_id = t.workflow_run_id AND s.id = t.id
+        SET dependency_count_pending = 0, dependency_count_unsatisfied = COALESCE(w.unsatisfied, 0)
+        FROM waiting w
+        WHERE s.id = w.id AND s.id = ANY (ARRAY(SELECT id FROM waiting))
       `
       const [ended] = yield* sql`
         WITH ended_run AS MATERIALIZED (

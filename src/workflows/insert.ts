@@ -131,8 +131,9 @@ export const edges = (sql: SqlClient, { edges: { dependents, onSuccess, onTermin
 export const insertSteps = `
     starting AS MATERIALIZED (
       -- first in, first out: ids of jobs sort as the request does; width_bucket finds the place of an ordinal among these
-      SELECT array_agg(s.ordinal) AS ordinals, array_agg(runledger.uuidv7()) AS ids
-      FROM (SELECT i.ordinal FROM item i WHERE i.status = 'ENQUEUED' ORDER BY i.ordinal) s
+      SELECT array_agg(i.ordinal ORDER BY i.ordinal) AS ordinals, runledger.uuidv7s(count(*)::integer) AS ids
+      FROM item i
+      WHERE i.status = 'ENQUEUED'
     ), step AS (
       INSERT INTO runledger.workflow_steps (
         id, workflow_run_id, step_key, fan_out_key, fan_out_index, execution_kind, job_type, payload_version, organization_id,

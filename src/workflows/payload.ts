@@ -59,7 +59,7 @@ export const updatePendingPayload: (
           WITH input AS MATERIALIZED (
             SELECT ${instant} AS at, ${text.success}::jsonb AS payload
           ), seen AS MATERIALIZED (
-            SELECT q.id, s.workflow_run_id, s.id AS step_id
+            SELECT q.id, s.id AS step_id
             FROM runledger.workflow_steps s
             JOIN runledger.workflow_runs r ON r.id = s.workflow_run_id AND ${inScope(sql, owner, "r")}
             JOIN runledger.job_queue q ON q.id = s.job_id AND q.status || '' = 'PENDING'
@@ -74,7 +74,7 @@ export const updatePendingPayload: (
             SET payload = i.payload, updated_at = i.at
             FROM seen n
             CROSS JOIN input i
-            WHERE s.workflow_run_id = n.workflow_run_id AND s.id = n.step_id AND n.id IN (SELECT id FROM locked)
+            WHERE s.id = n.step_id AND s.id = ANY (ARRAY(SELECT step_id FROM seen)) AND n.id IN (SELECT id FROM locked)
           ), job AS (
             UPDATE runledger.job_queue q
             SET payload = i.payload, updated_at = i.at

@@ -299,7 +299,9 @@ export const steps: (
         ${
           after === undefined
             ? sql.literal("")
-            : sql`AND s.step_key > (SELECT p.step_key FROM runledger.workflow_steps p WHERE p.id = ${after}::uuid)`
+            : sql`AND s.step_key > (
+                SELECT p.step_key FROM runledger.workflow_steps p WHERE p.id = ${after}::uuid AND p.workflow_run_id = ${runId}::uuid
+              )`
         }
       ORDER BY s.step_key
       LIMIT ${limit}
